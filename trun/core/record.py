@@ -1,0 +1,191 @@
+"""What became of a job: its states, its record, and the orders that the machine may give.
+
+``JobSpec`` (in messages) is what was asked and never changes; ``Life`` is the part that changes and is saved after each
+change; ``JobRecord`` holds both. Effects are plain values: the machine returns them, the engine performs them.
+
+Rule: only ``core.machine`` writes to a ``Life``. No clock, no I/O here.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from trun.messages import AnyEvent, Entry, ErrorInfo, JobSpec
+
+FailureKind = Literal["raised", "timeout", "memory", "died", "lost", "poison"]
+
+
+class JobState(str, enum.Enum):
+    """Where a job stands; the last five are final for a run."""
+
+    NEW = "new"
+    HELD = "held"
+    WAITING = "waiting"
+    QUEUED = "queued"
+    RUNNING = "running"
+    LOST = "lost"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    ABORTED = "aborted"
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether a run in this state is over."""
+        return self in FINAL_STATES
+
+
+FINAL_STATES = frozenset(
+    {JobState.COMPLETED, JobState.FAILED, JobState.ABORTED, JobState.CANCELLED, JobState.SKIPPED}
+)
+
+
+class Life(msgspec.Struct, array_like=True, kw_only=True):
+    """The part of a record that changes. Times in seconds since the epoch, UTC; 0.0: not yet."""
+
+    #: Number of the job in its service, from 1; the display name is ``name#number``.
+    number: int
+    state: JobState = JobState.NEW
+    #: Run (1, 2 after a retry by hand, ...), attempt within the run, and epoch: one more at each start, ever.
+    run: int = 1
+    attempt: int = 0
+    epoch: int = 0
+    #: Last sequence number of the job's stream.
+    seq: int = 0
+    created: float = 0.0
+    #: Time of the last change of state, and of the first start and the end of this run.
+    changed: float = 0.0
+    started: float = 0.0
+    ended: float = 0.0
+    #: Earliest time of the next attempt, while waiting for a retry.
+    until: float = 0.0
+    progress: float = 0.0
+    note: str = ""
+    #: Sequence number of the final event of this run, 0 before.
+    final_seq: int = 0
+    #: Plain values of the last Improved and of the result.
+    values: dict[str, object] = {}
+    #: Failure kind and error of the last bad attempt.
+    kind: str = ""
+    error: ErrorInfo | None = None
+    #: Why it waits, was held, cancelled, skipped...
+    reason: str = ""
+    #: uid of the job whose end began it.
+    root: str = ""
+    #: Workers that died under the job, in all runs' attempts.
+    deaths: int = 0
+    #: Number of Improved and Said events in this run (an atom registered late asks for a replay only if there are any).
+    emitted: int = 0
+    #: Highest event number seen of the present attempt (duplicates are dropped).
+    heard: int = 0
+    #: Keys of the atoms that fired it.
+    witness: tuple[str, ...] = ()
+    winner: str = ""
+    suspended: bool = False
+    worker: str = ""
+
+
+class JobRecord:
+    """One job: its spec, its life, and what the machine keeps in memory only."""
+
+    __slots__ = ("id", "life", "origin", "spec")
+
+    def __init__(self, spec: JobSpec, life: Life) -> None:
+        self.spec = spec
+        self.life = life
+        #: ``name#number``
+        self.id = f"{spec.name}#{life.number}"
+
+
+# -- effects ------------------------------------------------------------------------------------------------------------
+
+
+class Save(NamedTuple):
+    """The record of this job changed: write it with the next commit."""
+
+    uid: str
+
+
+class SaveSpec(NamedTuple):
+    """A job was accepted: write its spec with the next commit."""
+
+    uid: str
+
+
+class Publish(NamedTuple):
+    """Append this entry to its stream, then send it to listeners. Never before the commit."""
+
+    entry: Entry
+
+
+class Start(NamedTuple):
+    """Give the job to an executor, after the commit."""
+
+    uid: str
+    epoch: int
+
+
+class Stop(NamedTuple):
+    """End the running attempt: TERM, ``grace`` seconds, KILL. Its end comes back as ``Ended``."""
+
+    uid: str
+    epoch: int
+    grace: float
+    reason: str
+
+
+class Deliver(NamedTuple):
+    """Put a text into the inbox of the running attempt."""
+
+    uid: str
+    epoch: int
+    token: str
+    text: str
+
+
+class Replay(NamedTuple):
+    """Read the stream's events from ``since`` and bring them back as ``Replayed``."""
+
+    stream: str
+    since: int
+
+
+class Turn(NamedTuple):
+    """The suspended job has its slot again: tell it (answers the ``Resume`` request)."""
+
+    uid: str
+    epoch: int
+
+
+class RefuseJobs(NamedTuple):
+    """These jobs were not accepted. The engine tells the session."""
+
+    session: str
+    uids: tuple[str, ...]
+    error: ErrorInfo
+
+
+Effect = Save | SaveSpec | Publish | Start | Stop | Deliver | Replay | Turn | RefuseJobs
+
+__all__ = [
+    "FINAL_STATES",
+    "AnyEvent",
+    "Deliver",
+    "Effect",
+    "FailureKind",
+    "JobRecord",
+    "JobState",
+    "Life",
+    "Publish",
+    "RefuseJobs",
+    "Replay",
+    "Save",
+    "SaveSpec",
+    "Start",
+    "Stop",
+    "Turn",
+]

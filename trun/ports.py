@@ -1,0 +1,177 @@
+"""The sockets in the wall: what the engine needs of the world, as Protocols. No code.
+
+An adapter fulfils a port; a fake that records and must end empty ships in ``trun.testing``; one contract suite per port
+runs on every implementation. Everything here is called from the engine's one thread unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from trun.messages import (
+    AnyAnswer,
+    AnyReport,
+    AnyRequest,
+    Entry,
+    JobSpec,
+    Payload,
+)
+
+
+class Clock(Protocol):
+    """Time."""
+
+    def now(self) -> float:
+        """Seconds since the epoch (UTC) on a clock that never jumps while the process lives."""
+        ...
+
+
+class StoredJob(msgspec.Struct, frozen=True):
+    """A job as the journal keeps it."""
+
+    number: int
+    spec: JobSpec
+    #: Encoded ``core.record.Life``.
+    life: bytes
+
+
+class Batch(msgspec.Struct):
+    """What one commit writes: all of it or nothing."""
+
+    #: (number, spec) of accepted jobs
+    specs: list[tuple[int, JobSpec]] = []
+    #: (number, encoded life): the last state of each changed job
+    lives: list[tuple[int, bytes]] = []
+    #: (number of the job, entry) ; number 0 for streams that are no job
+    entries: list[tuple[int, Entry]] = []
+    #: (uid, encoded GroupSpec and counts)
+    groups: list[tuple[str, bytes]] = []
+    #: (digest, data) of functions and contexts
+    definitions: list[tuple[str, bytes]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.specs or self.lives or self.entries or self.groups or self.definitions)
+
+
+class Journal(Protocol):
+    """Durable memory of a service: transactional, one writer. Folder locking belongs to the adapter."""
+
+    def meta(self) -> dict[str, str]:
+        """Facts about the store: ``service_key``, ``epoch`` (incarnation, one more at each opening), ``version``."""
+        ...
+
+    def commit(self, batch: Batch) -> None:
+        """Write the batch; when this returns it survives kill -9 and power loss. Raises StateFull, StateError."""
+        ...
+
+    def jobs(self, *, live_only: bool = False) -> Iterable[StoredJob]:
+        """All jobs in order of number."""
+        ...
+
+    def groups(self) -> Iterable[tuple[str, bytes]]: ...
+
+    def definition(self, digest: str) -> bytes | None: ...
+
+    def entries(self, stream: str, since: int = 1, limit: int = 1000) -> list[Entry]:
+        """Entries of one stream with seq >= since, in order, at most ``limit``."""
+        ...
+
+    def entry(self, stream: str, seq: int) -> Entry | None: ...
+
+    def close(self) -> None: ...
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """All that an executor needs to run one attempt; the same for every executor."""
+
+    uid: str
+    epoch: int
+    run: int
+    attempt: int
+    #: Display name, ``fit#7``.
+    id: str
+    spec: JobSpec
+    #: Pickled function and encoded context (see ``messages.Define``).
+    function: bytes
+    context: bytes
+    #: Results of the jobs in ``spec.inputs``, by uid.
+    inputs: dict[str, Payload]
+
+
+class Room(msgspec.Struct, frozen=True):
+    """How many jobs an executor would take now."""
+
+    #: Jobs that would begin at once.
+    idle: int
+    #: Further plain jobs (no resources, limits or isolation of their own) that would begin very soon.
+    ahead: int = 0
+
+
+class Executor(Protocol):
+    """Where payloads run. Never sees a condition. Driven by the engine's thread through file descriptors."""
+
+    #: Of: kill, attach, find, push, resources, tail, memory, tell
+    capabilities: frozenset[str]
+
+    def open(self) -> None:
+        """Start what must run; returns before workers are ready."""
+        ...
+
+    def room(self) -> Room: ...
+
+    def submit(self, orders: Sequence[Order]) -> None:
+        """Take these attempts. A repeated (uid, epoch) is ignored."""
+        ...
+
+    def cancel(self, uid: str, epoch: int, *, grace: float, reason: str) -> None:
+        """Stop the attempt and its whole process tree; the end arrives as a report. Unknown: ignored."""
+        ...
+
+    def tell(self, uid: str, epoch: int, token: str, text: str) -> None: ...
+
+    def suspend(self, uid: str, epoch: int) -> None:
+        """The attempt waits for jobs of its own: its slot counts as free."""
+        ...
+
+    def resume(self, uid: str, epoch: int) -> None:
+        """The attempt has its slot again."""
+        ...
+
+    def fds(self) -> list[int]:
+        """File descriptors that become readable when there is something to report; may change after each call."""
+        ...
+
+    def poll(self, now: float) -> list[AnyReport]:
+        """All that happened since the last call, never blocking. Also checks deadlines and memory limits."""
+        ...
+
+    def next_deadline(self) -> float | None:
+        """Latest time (clock of the engine) at which ``poll`` wants to be called again."""
+        ...
+
+    def log_path(self, uid: str, run: int, attempt: int) -> str | None:
+        """File with the printed output of an attempt, also while it runs."""
+        ...
+
+    def close(self, *, detach: bool = False) -> None: ...
+
+
+class Endpoint(Protocol):
+    """The node's side of the wire."""
+
+    address: str
+
+    def fd(self) -> int: ...
+
+    def receive(self) -> list[tuple[bytes, Sequence[AnyRequest]]]:
+        """All batches that have arrived, as (peer, requests); garbage is dropped and counted. Never blocks."""
+        ...
+
+    def send(self, peer: bytes, answers: Sequence[AnyAnswer]) -> bool:
+        """Send a batch; False when the peer is gone."""
+        ...
+
+    def close(self) -> None: ...
