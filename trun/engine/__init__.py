@@ -1,0 +1,1 @@
+"""The loop that owns one machine: messages in, one commit, effects out."""
