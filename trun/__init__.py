@@ -1,1 +1,214 @@
-"""Run this when that is done: jobs gated by conditions, on a laptop, on cluster nodes, or both."""
+"""Run this when that is done: jobs gated by conditions, on a laptop, on cluster nodes, or both.
+
+The front hall: names, and nothing else. Each name is loaded from its room at its first use, so that ``import trun`` costs
+next to nothing. Inside the package nobody comes in this way.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trun.conditions import (
+        And,
+        AtLeast,
+        Atom,
+        Condition,
+        Depends,
+        Explanation,
+        IsAborted,
+        IsCancelled,
+        IsCompleted,
+        IsEnded,
+        IsFailed,
+        IsFetched,
+        IsFinished,
+        IsMessage,
+        IsProgress,
+        IsResult,
+        IsSkipped,
+        IsStarted,
+        Level,
+        Not,
+        Or,
+        Value,
+        after,
+        all_of,
+        any_of,
+        at,
+        at_least,
+        before,
+        changed,
+        cron,
+        exists,
+        free,
+        held,
+        never,
+        parse,
+        settled,
+        since,
+        url_ok,
+    )
+    from trun.connect import local
+    from trun.core.record import JobState
+    from trun.errors import (
+        BadOption,
+        ConditionSyntaxError,
+        ConditionWarning,
+        CycleError,
+        JobAborted,
+        JobCancelled,
+        JobFailed,
+        JobLost,
+        JobSkipped,
+        JobTimeout,
+        MemoryExceeded,
+        NeverCondition,
+        NotAuthorised,
+        NotPicklable,
+        ServiceUnavailable,
+        StateError,
+        TrunError,
+        UnknownName,
+        UntrustedResult,
+        VersionMismatch,
+        WorkerDied,
+    )
+    from trun.executors.context import current_job
+    from trun.families import first, map
+    from trun.files import File, fetch_url, publish_file
+    from trun.groups import Group
+    from trun.handles import Job
+    from trun.jobs import job, options, submit
+    from trun.bars import progress
+    from trun.service import Service
+    from trun.version import __version__
+
+#: Name -> room. The doors come in through ``trun.families``, which stands on all of them.
+_ROOMS: dict[str, str] = {
+    **dict.fromkeys(
+        "And AtLeast Atom Condition Depends Explanation IsAborted IsCancelled IsCompleted IsEnded IsFailed IsFetched "
+        "IsFinished IsMessage IsProgress IsResult IsSkipped IsStarted Level Not Or Value after all_of any_of at at_least "
+        "before changed cron exists free held never parse settled since url_ok".split(),
+        "trun.conditions",
+    ),
+    "JobState": "trun.core.record",
+    **dict.fromkeys(
+        "BadOption ConditionSyntaxError ConditionWarning CycleError JobAborted JobCancelled JobFailed JobLost JobSkipped "
+        "JobTimeout MemoryExceeded NeverCondition NotAuthorised NotPicklable ServiceUnavailable StateError TrunError "
+        "UnknownName UntrustedResult VersionMismatch WorkerDied".split(),
+        "trun.errors",
+    ),
+    "current_job": "trun.executors.context",
+    "local": "trun.connect",
+    "first": "trun.families",
+    "map": "trun.families",
+    **dict.fromkeys("File fetch_url publish_file".split(), "trun.files"),
+    "Group": "trun.groups",
+    "Job": "trun.handles",
+    **dict.fromkeys("job options submit".split(), "trun.jobs"),
+    "progress": "trun.bars",
+    "Service": "trun.service",
+    "__version__": "trun.version",
+}
+
+__all__ = [
+    "And",
+    "AtLeast",
+    "Atom",
+    "BadOption",
+    "Condition",
+    "ConditionSyntaxError",
+    "ConditionWarning",
+    "CycleError",
+    "Depends",
+    "Explanation",
+    "File",
+    "Group",
+    "IsAborted",
+    "IsCancelled",
+    "IsCompleted",
+    "IsEnded",
+    "IsFailed",
+    "IsFetched",
+    "IsFinished",
+    "IsMessage",
+    "IsProgress",
+    "IsResult",
+    "IsSkipped",
+    "IsStarted",
+    "Job",
+    "JobAborted",
+    "JobCancelled",
+    "JobFailed",
+    "JobLost",
+    "JobSkipped",
+    "JobState",
+    "JobTimeout",
+    "Level",
+    "MemoryExceeded",
+    "NeverCondition",
+    "Not",
+    "NotAuthorised",
+    "NotPicklable",
+    "Or",
+    "Service",
+    "ServiceUnavailable",
+    "StateError",
+    "TrunError",
+    "UnknownName",
+    "UntrustedResult",
+    "Value",
+    "VersionMismatch",
+    "WorkerDied",
+    "__version__",
+    "after",
+    "all_of",
+    "any_of",
+    "at",
+    "at_least",
+    "before",
+    "changed",
+    "cron",
+    "current_job",
+    "exists",
+    "fetch_url",
+    "first",
+    "free",
+    "held",
+    "job",
+    "local",
+    "map",
+    "never",
+    "options",
+    "parse",
+    "progress",
+    "publish_file",
+    "settled",
+    "since",
+    "submit",
+    "url_ok",
+]
+
+
+def __getattr__(name: str) -> Any:
+    room = _ROOMS.get(name)
+    if room is None:
+        try:
+            return importlib.import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    if room in _DOORS:
+        importlib.import_module("trun.families")
+    value = getattr(importlib.import_module(room), name)
+    globals()[name] = value
+    return value
+
+
+#: Rooms that hand out services or jobs: whoever has one may call ``service.submit`` and ``service.map``.
+_DOORS = frozenset({"trun.connect", "trun.service", "trun.handles", "trun.jobs", "trun.groups", "trun.files"})
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -328,6 +328,13 @@ class SetAtom(Request, frozen=True):
     reason: str = ""
 
 
+class Relay(Request, frozen=True):
+    """Entries of another service's streams, passed on by a client that may read both (the "bounce")."""
+
+    service_key: str
+    entries: tuple[Entry, ...]
+
+
 class Listen(Request, frozen=True):
     """Send the entries of these streams from sequence number n on, then live. Pairs of (stream, n)."""
 
@@ -591,6 +598,7 @@ AnyRequest = (
     | Retry
     | Tell
     | SetAtom
+    | Relay
     | Listen
     | Unlisten
     | Credit

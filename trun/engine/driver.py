@@ -1,0 +1,136 @@
+"""Drives an engine from one thread: waits for sockets, workers, watchers and processes, and calls ``step``.
+
+The rule that keeps it from sleeping through a message: drain the endpoint and the executor *after* the last send and before
+each wait, because a ZeroMQ descriptor tells of changes only. No asyncio, no second thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+from collections.abc import Callable
+
+from trun.adapters.watchers import Watchers
+from trun.engine.loop import Engine, Session
+from trun.messages import AnyReport, AnyRequest
+
+_log = logging.getLogger(__name__)
+
+#: Longest wait, in seconds; everything urgent has a descriptor or a deadline.
+IDLE_S = 5.0
+
+
+class Driver:
+    """Runs an engine until it is told to stop.
+
+    ``owner_pid`` is the process that a private node belongs to: when it dies without a word, the node stops what runs,
+    keeps the record, and ends.
+    """
+
+    def __init__(self, engine: Engine, *, owner_pid: int | None = None, outlive: bool = False) -> None:
+        self.engine = engine
+        self.watchers = Watchers()
+        self.owner_left = False
+        self._outlive = outlive
+        self._pidfds: dict[int, Callable[[], None]] = {}
+        self._signalled = False
+        engine.on_session = self._watch_session
+        if owner_pid:
+            self._watch_process(owner_pid, self._owner_died)
+
+    # -- processes that matter ------------------------------------------------------------------------------------------
+
+    def _watch_process(self, pid: int, gone: Callable[[], None]) -> None:
+        try:
+            fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            gone()
+        except (AttributeError, OSError):  # not Linux: the heartbeat has to do
+            _log.debug("cannot watch process pid=%d", pid)
+        else:
+            self._pidfds[fd] = gone
+
+    def _watch_session(self, session: Session) -> None:
+        if session.pid:
+            self._watch_process(session.pid, lambda: self._session_died(session, session.pid))
+
+    def _session_died(self, session: Session, pid: int) -> None:
+        if session.pid == pid and not self.owner_left:
+            self.engine.leave(session)
+
+    def _owner_died(self) -> None:
+        _log.warning("owner process has gone")
+        self.owner_left = True
+
+    def stop(self) -> None:
+        """Ask the loop to end after the present step (safe in a signal handler)."""
+        self._signalled = True
+
+    # -- the loop -------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run until a client of a private node says stop, the owner dies, or ``stop()``."""
+        engine = self.engine
+        while not self._is_over():
+            inputs = self._drain()
+            start, stop = engine.machine.watch_changes()
+            if start or stop:
+                self.watchers.change(start, stop)
+            if not inputs and not self._due():
+                self._wait()
+                continue
+            engine.step(inputs)
+
+    def _is_over(self) -> bool:
+        if self._signalled or self.engine.stopping:
+            return True
+        if not self.owner_left:
+            return False
+        return not self._outlive or not any(session.unfinished for session in self.engine.sessions.values())
+
+    def _drain(self) -> list[tuple[bytes, AnyRequest | AnyReport]]:
+        engine = self.engine
+        inputs: list[tuple[bytes, AnyRequest | AnyReport]] = []
+        if engine.endpoint is not None:
+            for peer, requests in engine.endpoint.receive():
+                inputs.extend((peer, request) for request in requests)
+        inputs.extend((b"", report) for report in engine.executor.poll(engine.clock.now()))
+        inputs.extend((b"", report) for report in self.watchers.take())
+        return inputs
+
+    def _deadline(self) -> float | None:
+        deadlines = [d for d in (self.engine.machine.next_deadline(), self.engine.executor.next_deadline()) if d is not None]
+        return min(deadlines, default=None)
+
+    def _due(self) -> bool:
+        deadline = self.engine.machine.next_deadline()
+        return (deadline is not None and deadline <= self.engine.clock.now()) or self.engine.pending
+
+    def _wait(self) -> None:
+        poll = select.poll()
+        if self.engine.endpoint is not None:
+            poll.register(self.engine.endpoint.fd(), select.POLLIN)
+        for fd in self.engine.executor.fds():
+            poll.register(fd, select.POLLIN)
+        poll.register(self.watchers.fd(), select.POLLIN)
+        for fd in self._pidfds:
+            poll.register(fd, select.POLLIN)
+        deadline = self._deadline()
+        wait = IDLE_S if deadline is None else min(IDLE_S, max(0.0, deadline - self.engine.clock.now()))
+        for fd, _ in poll.poll(wait * 1000 + 0.5 if wait else 0):
+            gone = self._pidfds.pop(fd, None)
+            if gone is not None:
+                os.close(fd)
+                gone()
+
+    def close(self) -> None:
+        """Stop the workers (unless they outlive us) and close what was opened."""
+        self.watchers.close()
+        for fd in self._pidfds:
+            os.close(fd)
+        self._pidfds = {}
+        self.engine.executor.close()
+        if self.engine.endpoint is not None:
+            self.engine.endpoint.close()
+        self.engine.journal.close()

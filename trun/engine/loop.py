@@ -1,0 +1,525 @@
+"""The engine: one thread that owns one machine.
+
+``step`` is the whole life of a service: what arrived goes into the machine, the effects that come back are sorted into one
+commit and into what may happen after it, the journal commits, and only then does the world hear of it: executors start and
+stop, streams are published, requests are answered. Nothing is acknowledged, started or published before its commit.
+
+It knows ports only (journal, executor, endpoint, clock); it decides nothing. Who may come in: the node and, later, the
+in-process driver of the step door. Rule: no second loop beside this one; whatever must happen on a service passes ``step``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from trun.core import record as effects
+from trun.core.codec import decode_group, decode_life, encode
+from trun.core.machine import Machine
+from trun.engine.streams import Subscriptions
+from trun.errors import StateFull, TrunError, UnknownName
+from trun.messages import (
+    FINAL,
+    Answer,
+    AnyAnswer,
+    AnyReport,
+    AnyRequest,
+    Ask,
+    Bye,
+    Cancel,
+    Completed,
+    Credit,
+    Define,
+    Do,
+    Drain,
+    Entry,
+    ErrorInfo,
+    Gap,
+    Hello,
+    JobSpec,
+    Listen,
+    Message,
+    Missing,
+    OwnerLeft,
+    Payload,
+    Refuse,
+    Relay,
+    Replayed,
+    Resume,
+    Retried,
+    Submit,
+    Submitted,
+    Suspend,
+    Tick,
+    Unlisten,
+    Welcome,
+)
+from trun.ports import Batch, Clock, Endpoint, Executor, Journal, Order
+
+_log = logging.getLogger(__name__)
+
+#: Results kept in memory for jobs that may need them soon, in bytes.
+RESULT_CACHE_BYTES = 64 * 1024 * 1024
+
+
+class View(Protocol):
+    """Answers a reading verb from the engine's state."""
+
+    def __call__(self, engine: Engine, arguments: dict[str, Any]) -> Any: ...
+
+
+class Session:
+    """One client as the node knows it: the transport peer of the moment, and how many of its jobs are unfinished."""
+
+    __slots__ = ("closing", "detach", "drains", "name", "peer", "pid", "unfinished")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.peer: bytes | None = None
+        self.pid = 0
+        self.detach = False
+        self.unfinished = 0
+        self.drains: list[str] = []
+        self.closing = False
+
+
+class Engine:
+    """Owns a machine and performs what it orders. All methods belong to one thread."""
+
+    def __init__(
+        self,
+        *,
+        machine: Machine,
+        journal: Journal,
+        executor: Executor,
+        endpoint: Endpoint | None,
+        clock: Clock,
+        welcome: Welcome,
+        views: dict[str, View],
+    ) -> None:
+        self.machine = machine
+        self.journal = journal
+        self.executor = executor
+        self.endpoint = endpoint
+        self.clock = clock
+        self.welcome = welcome
+        self.views = views
+        self.streams = Subscriptions(journal)
+        self.sessions: dict[str, Session] = {}
+        self.peers: dict[bytes, Session] = {}
+        #: Called with each new session (the node watches its process).
+        self.on_session: Callable[[Session], None] = lambda session: None
+        #: Set when a client asked a private node to stop.
+        self.stopping = False
+        #: The error of the last commit while the state folder is full; submissions are refused meanwhile.
+        self.full: StateFull | None = None
+        self.counts: Counter[str] = Counter()
+        self._definitions: dict[str, bytes] = {}
+        self._results: OrderedDict[str, Payload] = OrderedDict()
+        self._result_bytes = 0
+        self._resumes: dict[tuple[str, int], tuple[str, str]] = {}
+        # what the present step gathers
+        self._batch = Batch()
+        self._dirty: dict[str, None] = {}
+        self._published: list[Entry] = []
+        self._after: list[effects.Effect] = []
+        self._answers: list[tuple[bytes, AnyAnswer]] = []
+        self._again: list[Message] = []
+
+    # -- start ----------------------------------------------------------------------------------------------------------
+
+    def recover(self, *, missing: str = "the service was restarted") -> None:
+        """Read the journal back into the machine; jobs that ran are reported missing."""
+        running: list[tuple[str, int]] = []
+        for uid, data in self.journal.groups():
+            self.machine.restore_group(decode_group(data))
+            del uid
+        now = self.clock.now()
+        for stored in self.journal.jobs():
+            life = decode_life(stored.life)
+            self.machine.restore(stored.spec, life, now)
+            if not life.state.is_final:
+                self._session(stored.spec.session).unfinished += 1
+                if life.state is effects.JobState.RUNNING:
+                    running.append((stored.spec.uid, life.epoch))
+        self.step([(b"", Missing(uid=uid, epoch=epoch, reason=missing)) for uid, epoch in running])
+
+    # -- the step -------------------------------------------------------------------------------------------------------
+
+    def step(self, inputs: Iterable[tuple[bytes, AnyRequest | AnyReport]]) -> None:
+        """Handle what arrived, commit once, then act. ``inputs`` are (peer, message); reports have the peer ``b""``."""
+        now = self.clock.now()
+        for peer, message in inputs:
+            self._take(peer, message, now)
+        deadline = self.machine.next_deadline()
+        if deadline is not None and deadline <= now:
+            self._gather(self.machine.handle(Tick(), now))
+        self._dispatch(now)
+        while self._again:
+            again, self._again = self._again, []
+            for message in again:
+                self._gather(self.machine.handle(message, now))
+            self._dispatch(now)
+        try:
+            self._commit()
+        except StateFull as error:
+            # What is gathered stays gathered: nothing of it was acknowledged, and the next step commits it.
+            self._batch.lives, self._batch.entries = [], []
+            if self.full is None:
+                _log.error("state folder is full, refusing submissions reason=%s", error)
+            self.full = error
+        else:
+            self.full = None
+            self._act()
+
+    @property
+    def pending(self) -> bool:
+        """Whether something was gathered outside of a step (a session left, the disk was full) and waits for one."""
+        return self.full is None and bool(self._after or self._published or self._dirty or self._answers)
+
+    def _dispatch(self, now: float) -> None:
+        room = self.executor.room()
+        if room.idle or room.ahead:
+            self._gather(self.machine.dispatch(room, now))
+
+    def _take(self, peer: bytes, message: AnyRequest | AnyReport, now: float) -> None:
+        handler = _TAKE.get(type(message))
+        if handler is not None:
+            handler(self, peer, message, now)
+        else:
+            self._gather(self.machine.handle(message, now))
+
+    def _gather(self, orders: Sequence[effects.Effect]) -> None:
+        for order in orders:
+            kind = type(order)
+            if kind is effects.Publish:
+                self._published.append(order.entry)  # type: ignore[union-attr]
+            elif kind is effects.Save:
+                self._dirty[order.uid] = None  # type: ignore[union-attr]
+            elif kind is effects.SaveSpec:
+                record = self.machine.records[order.uid]  # type: ignore[union-attr]
+                self._batch.specs.append((record.life.number, record.spec))
+                self._dirty[order.uid] = None  # type: ignore[union-attr]
+            elif kind is effects.Replay:
+                entries = self.journal.entries(order.stream, order.since, 1_000_000)  # type: ignore[union-attr]
+                entries += [entry for entry in self._published if entry.stream == order.stream]  # type: ignore[union-attr]
+                self._again.append(Replayed(stream=order.stream, entries=tuple(entries)))  # type: ignore[union-attr]
+            else:
+                self._after.append(order)
+
+    def _commit(self) -> None:
+        batch = self._batch
+        records = self.machine.records
+        for uid in self._dirty:
+            life = records[uid].life
+            batch.lives.append((life.number, encode(life)))
+        for entry in self._published:
+            record = records.get(entry.stream)
+            batch.entries.append((record.life.number if record is not None else 0, entry))
+        if batch:
+            self.journal.commit(batch)
+        self._batch = Batch()
+        self._dirty = {}
+
+    # -- after the commit -----------------------------------------------------------------------------------------------
+
+    def _act(self) -> None:
+        published, self._published = self._published, []
+        after, self._after = self._after, []
+        orders: list[Order] = []
+        for effect in after:
+            if type(effect) is effects.Start:
+                order = self._order(effect.uid, effect.epoch)
+                if order is not None:
+                    orders.append(order)
+            else:
+                self._perform(effect)
+        if orders:
+            self.executor.submit(orders)
+        for entry in published:
+            event = entry.event
+            if type(event) is Completed:
+                if event.result is not None:
+                    self._remember(entry.stream, event.result)
+            if isinstance(event, (*FINAL, Submitted, Retried)):
+                self._count(entry)
+        if published:
+            for peer, batch in self.streams.publish(published):
+                self._send(peer, [batch] if isinstance(batch, Message) else batch)
+        answers, self._answers = self._answers, []
+        for peer, answer in answers:
+            self._send(peer, [answer])
+
+    def _perform(self, effect: effects.Effect) -> None:
+        match effect:
+            case effects.Stop(uid, epoch, grace, reason):
+                self.executor.cancel(uid, epoch, grace=grace, reason=reason)
+            case effects.Deliver(uid, epoch, token, text):
+                self.executor.tell(uid, epoch, token, text)
+            case effects.Turn(uid, epoch):
+                self.executor.resume(uid, epoch)
+                waiting = self._resumes.pop((uid, epoch), None)
+                if waiting is not None:
+                    self._reply_to(waiting[0], Answer(token=waiting[1]))
+            case effects.RefuseJobs(session, uids, error):
+                self._reply_to(session, Refuse(uids=uids, error=error))
+            case _:
+                raise AssertionError(effect)
+
+    def _send(self, peer: bytes, answers: Sequence[AnyAnswer]) -> None:
+        if self.endpoint is not None and not self.endpoint.send(peer, answers):
+            self._forget_peer(peer)
+
+    def _reply_to(self, session: str, answer: AnyAnswer) -> None:
+        known = self.sessions.get(session)
+        if known is not None and known.peer is not None:
+            self._answers.append((known.peer, answer))
+
+    def _count(self, entry: Entry) -> None:
+        record = self.machine.records.get(entry.stream)
+        if record is None:
+            return
+        session = self._session(record.spec.session)
+        if isinstance(entry.event, FINAL):
+            self.counts[record.life.state.value] += 1
+            session.unfinished -= 1
+            if session.unfinished <= 0 and session.drains:
+                for token in session.drains:
+                    self._reply_to(session.name, Answer(token=token))
+                session.drains = []
+        else:
+            session.unfinished += 1
+
+    # -- results --------------------------------------------------------------------------------------------------------
+
+    def _remember(self, uid: str, payload: Payload) -> None:
+        size = len(payload.data or b"") + 200
+        if size > RESULT_CACHE_BYTES // 16:
+            return
+        self._results[uid] = payload
+        self._result_bytes += size
+        while self._result_bytes > RESULT_CACHE_BYTES:
+            _, old = self._results.popitem(last=False)
+            self._result_bytes -= len(old.data or b"") + 200
+
+    def result(self, uid: str) -> Payload | None:
+        """Return the result of a completed job, following the winners of races; None where there is none."""
+        record = self.machine.records.get(uid)
+        while record is not None and record.life.winner:
+            uid = record.life.winner
+            record = self.machine.records.get(uid)
+        found = self._results.get(uid)
+        if found is not None:
+            return found
+        if record is not None:
+            entry = self.journal.entry(uid, record.life.final_seq)
+        else:
+            entry = next((e for e in reversed(self.journal.entries(uid)) if isinstance(e.event, Completed)), None)
+        return entry.event.result if entry is not None and isinstance(entry.event, Completed) else None
+
+    def definition(self, digest: str) -> bytes:
+        """Return the bytes that were defined under this digest, or nothing."""
+        data = self._definitions.get(digest)
+        if data is None:
+            data = self.journal.definition(digest) or b""
+            if len(self._definitions) > 10_000:
+                self._definitions.clear()
+            self._definitions[digest] = data
+        return data
+
+    def _order(self, uid: str, epoch: int) -> Order | None:
+        record = self.machine.records[uid]
+        spec = record.spec
+        inputs: dict[str, Payload] = {}
+        for other in spec.inputs:
+            payload = self.result(other)
+            if payload is not None:
+                inputs[other] = payload
+        call = spec.call
+        return Order(
+            uid=uid,
+            epoch=epoch,
+            run=record.life.run,
+            attempt=record.life.attempt,
+            id=record.id,
+            spec=spec,
+            function=self.definition(call.function) if call is not None and call.function else b"",
+            context=self.definition(call.context) if call is not None and call.context else b"",
+            inputs=inputs,
+        )
+
+    # -- requests that the machine does not see -------------------------------------------------------------------------
+
+    def _session(self, name: str) -> Session:
+        session = self.sessions.get(name)
+        if session is None:
+            session = self.sessions[name] = Session(name)
+        return session
+
+    def _forget_peer(self, peer: bytes) -> None:
+        self.streams.drop(peer)
+        session = self.peers.pop(peer, None)
+        if session is not None and session.peer == peer:
+            session.peer = None
+
+    def _hello(self, peer: bytes, message: Hello, now: float) -> None:
+        session = self._session(message.session)
+        if session.peer is not None and session.peer != peer:
+            self._forget_peer(session.peer)
+        session.peer = peer
+        session.pid = message.pid
+        session.detach = message.detach
+        session.closing = False
+        self.peers[peer] = session
+        self._answers.append((peer, self.welcome))
+        self.on_session(session)
+
+    def _define(self, peer: bytes, message: Define, now: float) -> None:
+        if message.digest not in self._definitions:
+            self._definitions[message.digest] = message.data
+            self._batch.definitions.append((message.digest, message.data))
+
+    def _submit(self, peer: bytes, message: Submit, now: float) -> None:
+        if self.full is not None:
+            uids = tuple(spec.uid for spec in message.specs)
+            self._send(peer, [Refuse(uids=uids, error=describe(self.full))])
+            return
+        listen = self.streams.listen
+        if peer:
+            for spec in message.specs:
+                listen(peer, spec.uid, 1)
+            for group in message.groups:
+                listen(peer, group.uid, 1)
+        for group in message.groups:
+            self._batch.groups.append((group.uid, encode(group)))
+        self._gather(self.machine.handle(message, now))
+
+    def _relay(self, peer: bytes, message: Relay, now: float) -> None:
+        for entry in message.entries:
+            if entry.stream in self.machine.records:
+                continue
+            event = entry.event
+            if isinstance(event, Completed):
+                self._batch.entries.append((0, entry))
+                if event.result is not None:
+                    self._remember(entry.stream, event.result)
+        self._gather(self.machine.handle(message, now))
+
+    def _listen(self, peer: bytes, message: Listen, now: float) -> None:
+        for stream, since in message.streams:
+            for batch in self.streams.listen(peer, stream, since) or ():
+                self._answers.append((peer, batch))
+
+    def _unlisten(self, peer: bytes, message: Unlisten, now: float) -> None:
+        for stream in message.streams:
+            self.streams.unlisten(peer, stream)
+
+    def _credit(self, peer: bytes, message: Credit, now: float) -> None:
+        for batch in self.streams.credit(peer, message.entries) or ():
+            self._answers.append((peer, batch))
+
+    def _ask(self, peer: bytes, message: Ask, now: float) -> None:
+        try:
+            view = self.views.get(message.verb)
+            if view is None:
+                raise UnknownName(f"the service has no verb {message.verb!r}.", name=message.verb, known=self.views)
+            answer = Answer(token=message.token, data=view(self, message.arguments))
+        except TrunError as error:
+            answer = Answer(token=message.token, error=describe(error))
+        self._answers.append((peer, answer))
+
+    def _do(self, peer: bytes, message: Do, now: float) -> None:
+        request = message.request
+        if isinstance(request, Resume):
+            self._resume(peer, msgspec.structs.replace(request, token=message.token), now)
+            return
+        try:
+            self._gather(self.machine.handle(request, now))
+        except TrunError as error:
+            self._answers.append((peer, Answer(token=message.token, error=describe(error))))
+        else:
+            self._answers.append((peer, Answer(token=message.token)))
+
+    def _quiet(self, peer: bytes, message: Message, now: float) -> None:
+        """Handle a request that nobody waits for: an error is logged, not raised."""
+        try:
+            self._gather(self.machine.handle(message, now))
+        except TrunError as error:
+            _log.warning("request refused kind=%s reason=%s", type(message).__name__, error)
+
+    def _suspend(self, peer: bytes, message: Suspend, now: float) -> None:
+        self._quiet(peer, message, now)
+        self.executor.suspend(message.uid, message.epoch)
+
+    def _resume(self, peer: bytes, message: Resume, now: float) -> None:
+        session = self.peers.get(peer)
+        if session is not None and message.token:
+            self._resumes[message.uid, message.epoch] = (session.name, message.token)
+        self._quiet(peer, message, now)
+
+    def _drain(self, peer: bytes, message: Drain, now: float) -> None:
+        session = self.peers.get(peer)
+        if session is None:
+            return
+        if message.cancel:
+            uids = tuple(
+                uid
+                for uid, record in self.machine.records.items()
+                if record.spec.session == session.name and not record.life.state.is_final
+            )
+            self._quiet(peer, Cancel(uids=uids, reason="the script was interrupted"), now)
+        session.drains.append(message.token)
+        self._again_drains(session)
+
+    def _again_drains(self, session: Session) -> None:
+        if session.unfinished <= 0 and not any(
+            record.spec.session == session.name and not record.life.state.is_final
+            for record in self.machine.records.values()
+        ):
+            for token in session.drains:
+                self._reply_to(session.name, Answer(token=token))
+            session.drains = []
+
+    def _bye(self, peer: bytes, message: Bye, now: float) -> None:
+        session = self.peers.get(peer)
+        self._forget_peer(peer)
+        if session is not None:
+            self.leave(session, now)
+        if message.stop:
+            self.stopping = True
+
+    def leave(self, session: Session, now: float | None = None) -> None:
+        """A session has gone: what it did not detach is cancelled."""
+        if session.closing:
+            return
+        session.closing = True
+        if not session.detach:
+            self._gather(self.machine.handle(OwnerLeft(session=session.name), self.clock.now() if now is None else now))
+
+
+def describe(error: BaseException) -> ErrorInfo:
+    """Return an exception as plain data, without its traceback."""
+    return ErrorInfo(type=f"{type(error).__module__}.{type(error).__qualname__}", message=str(error))
+
+
+_TAKE: dict[type, Callable[..., None]] = {
+    Hello: Engine._hello,
+    Define: Engine._define,
+    Submit: Engine._submit,
+    Relay: Engine._relay,
+    Listen: Engine._listen,
+    Unlisten: Engine._unlisten,
+    Credit: Engine._credit,
+    Ask: Engine._ask,
+    Do: Engine._do,
+    Suspend: Engine._suspend,
+    Resume: Engine._resume,
+    Drain: Engine._drain,
+    Bye: Engine._bye,
+}
+
+__all__ = ["Engine", "Gap", "JobSpec", "Session", "StateFull", "View", "describe"]

@@ -1,0 +1,239 @@
+"""Reading verbs: questions about a service, answered as plain data from the machine and the journal.
+
+The same functions answer over the socket of a running node and, for ``trun ps`` and ``trun why`` after the end, over a
+machine that was restored from its record. They read; nothing here changes anything.
+Rule: keys of an answer are only ever added, since ``--json`` prints them.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import platform
+from collections import Counter
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from trun.core.record import JobRecord
+from trun.errors import UnknownName
+from trun.version import __version__
+
+if TYPE_CHECKING:
+    from trun.engine.loop import Engine
+
+#: Characters of a log that one answer carries.
+LOG_CHARS = 1_000_000
+
+
+def find(engine: Engine, wanted: str) -> JobRecord:
+    """Return the job with this uid, id (``fit#7``), or unambiguous name; raise ``UnknownName`` otherwise."""
+    records = engine.machine.records
+    record = records.get(wanted)
+    if record is not None:
+        return record
+    name, _, number = wanted.rpartition("#")
+    if name and number.isdigit():
+        record = engine.machine.numbered(int(number))
+        if record is not None and record.id == wanted:
+            return record
+    named = [r for r in records.values() if r.spec.name == wanted]
+    if len(named) == 1:
+        return named[0]
+    if named:
+        ids = ", ".join(r.id for r in named[:5])
+        raise UnknownName(f"{len(named)} jobs are called {wanted!r}: {ids}{', ...' if len(named) > 5 else ''}.")
+    known = [r.id for r in list(records.values())[-5000:]]
+    raise UnknownName(f"service {engine.welcome.name} has no job {wanted!r}.", name=wanted, known=known)
+
+
+def facts(engine: Engine, record: JobRecord, *, reason: bool = True) -> dict[str, Any]:
+    """Return what a table shows of one job."""
+    life, spec = record.life, record.spec
+    now = engine.clock.now()
+    began = life.started or None
+    return {
+        "id": record.id,
+        "uid": spec.uid,
+        "name": spec.name,
+        "service": engine.welcome.name,
+        "state": life.state.value,
+        "final": life.state.is_final,
+        "reason": engine.machine.reason(spec.uid, now) if reason else "",
+        "run": life.run,
+        "attempts": life.attempt,
+        "progress": life.progress,
+        "note": life.note,
+        "created": life.created,
+        "started": began,
+        "ended": life.ended or None,
+        "waited_s": max(0.0, (began or life.ended or now) - life.created),
+        "ran_s": max(0.0, (life.ended or now) - began) if began else None,
+        "priority": spec.priority,
+        "resources": spec.resources,
+        "kind": life.kind,
+        "error": f"{life.error.type.rpartition('.')[2]}: {life.error.message}" if life.error is not None else "",
+        "root": life.root,
+        "group": spec.group,
+    }
+
+
+def _chosen(engine: Engine, arguments: dict[str, Any]) -> Iterable[JobRecord]:
+    states = arguments.get("state")
+    if isinstance(states, str):
+        states = [part.strip() for part in states.split(",") if part.strip()]
+    name, since = arguments.get("name"), arguments.get("since")
+    for record in engine.machine.records.values():
+        life = record.life
+        if states and life.state.value not in states:
+            continue
+        if name and not fnmatch.fnmatchcase(record.spec.name, name) and not fnmatch.fnmatchcase(record.id, name):
+            continue
+        if since and life.created < since:
+            continue
+        yield record
+
+
+def ps(engine: Engine, arguments: dict[str, Any]) -> Any:
+    """List jobs: ``state`` (comma-separated), ``name`` (pattern), ``since``, ``limit`` (the newest)."""
+    found = list(_chosen(engine, arguments))
+    limit = arguments.get("limit") or len(found)
+    rows = [facts(engine, record) for record in found[-int(limit) :]]
+    return {"service": engine.welcome.name, "total": len(found), "jobs": rows}
+
+
+def jobs(engine: Engine, arguments: dict[str, Any]) -> Any:
+    """List the jobs that match, without their reasons."""
+    return [facts(engine, record, reason=False) for record in _chosen(engine, arguments)]
+
+
+def job(engine: Engine, arguments: dict[str, Any]) -> Any:
+    """Return the facts of one job."""
+    return facts(engine, find(engine, arguments["job"]))
+
+
+def why(engine: Engine, arguments: dict[str, Any]) -> Any:
+    """Explain one job: the tree of its condition, what blocks it, then resources and queue."""
+    record = find(engine, arguments["job"])
+    explanation = engine.machine.explain(record.spec.uid, engine.clock.now())
+    return {**explanation.to_dict(), "text": str(explanation), "job": facts(engine, record)}
+
+
+def story(engine: Engine, arguments: dict[str, Any]) -> Any:
+    """Return the printed story of one job."""
+    return engine.machine.story(find(engine, arguments["job"]).spec.uid)
+
+
+def entries(engine: Engine, arguments: dict[str, Any]) -> Any:
+    """Return the entries of a job's stream from ``since`` on."""
+    record = find(engine, arguments["job"])
+    found = engine.journal.entries(record.spec.uid, int(arguments.get("since", 1)), int(arguments.get("limit", 100_000)))
+    return [msgspec.to_builtins(entry, builtin_types=(bytes,)) for entry in found]
+
+
+def outcome(engine: Engine, arguments: dict[str, Any]) -> Any:
+    """Return how a job ended: its final event, following the root of a chain and the winner of a race."""
+    record = find(engine, arguments["uid"])
+    seen = {record.spec.uid}
+    while (record.life.root or record.life.winner) not in {"", *seen}:
+        following = engine.machine.records.get(record.life.root or record.life.winner)
+        if following is None:
+            break
+        record = following
+        seen.add(record.spec.uid)
+    entry = engine.journal.entry(record.spec.uid, record.life.final_seq) if record.life.final_seq else None
+    event = None if entry is None else msgspec.to_builtins(entry.event, builtin_types=(bytes,))
+    return {"id": record.id, "uid": record.spec.uid, "event": event}
+
+
+def result(engine: Engine, arguments: dict[str, Any]) -> Any:
+    """Return the payload of a completed job, following the winners of races."""
+    payload = engine.result(arguments["uid"])
+    return None if payload is None else msgspec.to_builtins(payload, builtin_types=(bytes,))
+
+
+def log(engine: Engine, arguments: dict[str, Any]) -> Any:
+    """Return what an attempt printed: ``offset`` bytes on, at most ``LOG_CHARS``."""
+    record = find(engine, arguments["job"])
+    life = record.life
+    attempt = int(arguments.get("attempt") or life.attempt)
+    run = int(arguments.get("run") or life.run)
+    offset = int(arguments.get("offset", 0))
+    path = engine.executor.log_path(record.spec.uid, run, attempt) if attempt else None
+    text = b""
+    if path is not None:
+        try:
+            with Path(path).open("rb") as file:
+                file.seek(offset)
+                text = file.read(LOG_CHARS)
+        except FileNotFoundError:
+            text = b""
+    return {
+        "job": record.id,
+        "run": run,
+        "attempt": attempt,
+        "offset": offset + len(text),
+        "text": text.decode(errors="replace"),
+        "final": life.state.is_final,
+        "path": path or "",
+    }
+
+
+def resources(engine: Engine, arguments: dict[str, Any]) -> Any:
+    """Return the counted resources: limit, used, waiting."""
+    return engine.machine.resources()
+
+
+def summary(engine: Engine, arguments: dict[str, Any]) -> Any:
+    """Return how many jobs are in which state."""
+    counts = Counter(record.life.state.value for record in engine.machine.records.values())
+    finished = sum(counts[state] for state in ("completed", "failed", "aborted", "cancelled", "skipped"))
+    return {
+        "service": engine.welcome.name,
+        "counts": dict(counts),
+        "unfinished": sum(counts.values()) - finished,
+        "pid": engine.welcome.pid,
+        "address": engine.endpoint.address if engine.endpoint is not None else "",
+        "folder": engine.welcome.folder,
+        "dropped": getattr(engine.endpoint, "dropped", 0),
+    }
+
+
+def graph(engine: Engine, arguments: dict[str, Any]) -> Any:
+    """Return the jobs and the atoms between them: all, or only what one job waits for."""
+    return engine.machine.graph(find(engine, arguments["job"]).spec.uid if arguments.get("job") else None)
+
+
+def versions(engine: Engine, arguments: dict[str, Any]) -> Any:
+    """Return the versions of trun, Python and the installed distributions."""
+    found = {"trun": __version__, "python": platform.python_version()}
+    for distribution in metadata.distributions():
+        name = distribution.metadata["Name"]
+        if name:
+            found.setdefault(name, distribution.version)
+    return found
+
+
+def ping(engine: Engine, arguments: dict[str, Any]) -> Any:
+    """Answer, once all that was sent before is committed."""
+    return {}
+
+
+VIEWS = {
+    "ps": ps,
+    "jobs": jobs,
+    "job": job,
+    "why": why,
+    "story": story,
+    "entries": entries,
+    "outcome": outcome,
+    "result": result,
+    "log": log,
+    "resources": resources,
+    "summary": summary,
+    "graph": graph,
+    "versions": versions,
+    "ping": ping,
+}

@@ -1,0 +1,144 @@
+"""``Group``: a family of jobs that is one atom, whatever its size.
+
+The members are ordinary jobs; the group adds conditions over all of them (decided by the service from one counter, not from
+a wide And) and the usual ways to collect results. Made by ``trun.map``.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+from trun.conditions.atoms import (
+    IsAborted,
+    IsCancelled,
+    IsCompleted,
+    IsEnded,
+    IsFailed,
+    IsFinished,
+    IsOk,
+    IsReached,
+    IsSkipped,
+    JobAtom,
+)
+from trun.handles import Job, slot_given_back
+from trun.messages import Cancel, Entry, ErrorInfo
+from trun.service import Service
+
+
+class Group(Sequence[Job]):
+    """A list of jobs with conditions over all of them."""
+
+    def __init__(self, service: Service, uid: str, name: str, jobs: Sequence[Job], chunk: int = 1) -> None:
+        self.service = service
+        self.uid = uid
+        self.name = name
+        self.seq = 0
+        self._jobs = list(jobs)
+        self._chunk = chunk
+        self._atoms: dict[str, JobAtom] = {}
+        self._last: Entry | None = None
+
+    # -- a list of jobs -------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    @overload
+    def __getitem__(self, index: int) -> Job: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Job]: ...
+
+    def __getitem__(self, index: int | slice) -> Job | list[Job]:
+        return self._jobs[index]
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(self._jobs)
+
+    def __repr__(self) -> str:
+        done = sum(job.done() for job in self._jobs)
+        return f"<group {self.name} of {len(self._jobs)} jobs on {self.service.name}, {done} done>"
+
+    # -- what the service says ------------------------------------------------------------------------------------------
+
+    def take(self, entry: Entry) -> None:
+        """Take one entry of the group's stream (in the link's thread)."""
+        self._last = entry
+        for atom in list(self._atoms.values()):
+            atom.see(entry.event)
+
+    def refuse(self, error: ErrorInfo) -> None:
+        """The group was not accepted; its jobs say so themselves."""
+
+    # -- conditions -----------------------------------------------------------------------------------------------------
+
+    def _atom(self, atom: JobAtom) -> JobAtom:
+        known = self._atoms.setdefault(atom.key, atom)
+        if known is atom and self._last is not None:
+            atom.see(self._last.event)
+        return known
+
+    @property
+    def iscompleted(self) -> JobAtom:
+        """Holds once all have completed; cancelled as soon as one ends badly."""
+        return self._atom(IsCompleted(self))
+
+    @property
+    def isended(self) -> JobAtom:
+        """Holds once all have run to an end of whatever kind."""
+        return self._atom(IsEnded(self))
+
+    @property
+    def isfinished(self) -> JobAtom:
+        """Holds once all are over, whether they ran or not."""
+        return self._atom(IsFinished(self))
+
+    @property
+    def isfailed(self) -> JobAtom:
+        """Holds once one of them has failed."""
+        return self._atom(IsFailed(self))
+
+    @property
+    def isaborted(self) -> JobAtom:
+        """Holds once one of them was aborted."""
+        return self._atom(IsAborted(self))
+
+    @property
+    def iscancelled(self) -> JobAtom:
+        """Holds once one of them was cancelled."""
+        return self._atom(IsCancelled(self))
+
+    @property
+    def isskipped(self) -> JobAtom:
+        """Holds once one of them was skipped."""
+        return self._atom(IsSkipped(self))
+
+    @property
+    def isok(self) -> JobAtom:
+        """Holds once all have completed or were skipped."""
+        return self._atom(IsOk(self))
+
+    def reaches(self, share: int | str) -> JobAtom:
+        """Holds once so many have completed: a number, or a percentage such as ``"60%"`` (rounded up)."""
+        return self._atom(IsReached(self, share))
+
+    # -- results --------------------------------------------------------------------------------------------------------
+
+    def results(self, timeout: float | None = None) -> list[Any]:
+        """Wait for all and return their results in order; raises the first error in order."""
+        with slot_given_back():
+            _, waiting = concurrent.futures.wait(self._jobs, timeout)
+        if waiting:
+            raise TimeoutError(f"{len(waiting)} of {len(self._jobs)} jobs of {self.name} have not ended; they go on.")
+        found = [job.result() for job in self._jobs]
+        return found if self._chunk == 1 else [value for part in found for value in part]
+
+    def as_completed(self, timeout: float | None = None) -> Iterator[Job]:
+        """Yield the jobs as they end."""
+        return concurrent.futures.as_completed(self._jobs, timeout)  # type: ignore[return-value]
+
+    def cancel(self) -> None:
+        """Cancel those that wait and abort those that run."""
+        self.service.post(Cancel(uids=tuple(job.uid for job in self._jobs), reason="cancelled by the user"))

@@ -1,0 +1,650 @@
+"""What ``submit`` gives back: ``Job``, deferred pieces of its result, and ``Group``.
+
+A ``Job`` quacks like a ``concurrent.futures.Future`` (so ``wait`` and ``as_completed`` work), can be awaited, and gives
+conditions over its own stream. It learns of its state from the entries that ``trun.service`` hands it and decides nothing.
+
+Threads: ``take`` and ``refuse`` run in the link's thread; everything else may be called from anywhere.
+Rule: results are unpickled in the caller's thread and only when somebody asks for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import functools
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import trun.errors as errors
+import trun.service as services
+from trun.adapters import pickles
+from trun.adapters.blobs import BlobFolder
+from trun.conditions.atoms import (
+    IsAborted,
+    IsCancelled,
+    IsCompleted,
+    IsEnded,
+    IsFailed,
+    IsFinished,
+    IsMessage,
+    IsOk,
+    IsProgress,
+    IsQueued,
+    IsReached,
+    IsResult,
+    IsSkipped,
+    IsStarted,
+    JobAtom,
+)
+from trun.conditions.explain import Explanation
+from trun.core.record import JobState
+from trun.errors import JobAborted, JobCancelled, JobFailed, JobSkipped, ServiceUnavailable
+from trun.executors.context import current_job
+from trun.messages import (
+    FINAL,
+    Aborted,
+    Attempted,
+    Cancel,
+    Cancelled,
+    Completed,
+    Counted,
+    Entry,
+    ErrorInfo,
+    Event,
+    Failed,
+    Held,
+    Hold,
+    Improved,
+    Lost,
+    Progress,
+    Queued,
+    Release,
+    Replied,
+    Resume,
+    Retried,
+    Retry,
+    Said,
+    Skipped,
+    Started,
+    Submitted,
+    Suspend,
+    Tell,
+    Waiting,
+)
+from trun.service import Service
+
+_STATE: dict[type[Event], JobState] = {
+    Submitted: JobState.NEW,
+    Waiting: JobState.WAITING,
+    Held: JobState.HELD,
+    Queued: JobState.QUEUED,
+    Started: JobState.RUNNING,
+    Lost: JobState.LOST,
+    Retried: JobState.WAITING,
+    Completed: JobState.COMPLETED,
+    Failed: JobState.FAILED,
+    Aborted: JobState.ABORTED,
+    Cancelled: JobState.CANCELLED,
+    Skipped: JobState.SKIPPED,
+}
+#: Messages of a running job that conditions made later may ask for; more than this are looked up at the service.
+KEPT_MESSAGES = 10_000
+
+
+@contextlib.contextmanager
+def slot_given_back() -> Iterator[None]:
+    """While a payload waits for other jobs, its slot is free for them; it goes on when it has a slot again."""
+    job = current_job()
+    if job is None:
+        yield
+        return
+    home = services.default()
+    home.post(Suspend(uid=job.uid, epoch=job.epoch))
+    try:
+        yield
+    finally:
+        home.do(Resume(uid=job.uid, epoch=job.epoch), timeout=None)
+
+
+class Deferred:
+    """Base of what stands for a result that is not there yet: as an argument it is filled in at the service."""
+
+    __slots__ = ()
+
+    def __trun_deferred__(self) -> tuple[str, tuple[tuple[str, Any], ...]]:
+        raise NotImplementedError
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(f"{self!r} is not known yet, so it is neither true nor false; use .result() first.")
+
+    def __len__(self) -> NoReturn:
+        raise TypeError(f"{self!r} is not known yet, so it has no length; use .result() first.")
+
+    def __iter__(self) -> Iterator[Any]:
+        raise TypeError(f"{self!r} is not known yet, so it cannot be iterated over; use .result() first.")
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return pickles.defer(*self.__trun_deferred__())
+
+
+class Piece(Deferred):
+    """A part of a job's result: ``job.output``, ``job[1]``, ``job.attr``, and pieces of those.
+
+    ``.result(timeout=None)`` waits for the job and takes the piece out of its result.
+    """
+
+    __slots__ = ("_job", "_path")
+
+    def __init__(self, job: Job, path: tuple[tuple[str, Any], ...] = ()) -> None:
+        self._job = job
+        self._path = path
+
+    def __trun_deferred__(self) -> tuple[str, tuple[tuple[str, Any], ...]]:
+        return self._job.uid, self._path
+
+    def __getattr__(self, name: str) -> Piece:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return Piece(self._job, (*self._path, ("attr", name)))
+
+    def __getitem__(self, key: Any) -> Piece:
+        return Piece(self._job, (*self._path, ("item", key)))
+
+    def __repr__(self) -> str:
+        text = "".join(f".{key}" if kind == "attr" else f"[{key!r}]" for kind, key in self._path)
+        return f"<{self._job.name}.output{text}>"
+
+
+def take_piece(value: Any, path: Sequence[tuple[str, Any]]) -> Any:
+    """Return the piece of ``value`` at ``path``."""
+    for kind, key in path:
+        value = getattr(value, key) if kind == "attr" else value[key]
+    return value
+
+
+class Job(Deferred, concurrent.futures.Future[Any]):
+    """One unit of work at a service. Made by ``submit``; never by hand.
+
+    As an argument of another job it means its output. ``id`` (``fit#7``) waits until the service has accepted it.
+    """
+
+    def __init__(self, service: Service, uid: str, name: str) -> None:
+        concurrent.futures.Future.__init__(self)
+        self.uid = uid
+        self.name = name
+        self.service = service
+        self.seq = 0
+        self._id = ""
+        self._accepted: threading.Event | None = None
+        self._now = JobState.NEW
+        self._final: Event | None = None
+        self._refused: ErrorInfo | None = None
+        self._times = [0.0, 0.0, 0.0]
+        self._attempts = 0
+        self._progress: Progress | None = None
+        self._reason = ""
+        self._atoms: dict[str, JobAtom] = {}
+        self._messages: list[Entry] = []
+        self._value: Any = _NOTHING
+        self._made_locally = time.time()
+
+    # -- what the service says (link's thread) --------------------------------------------------------------------------
+
+    def take(self, entry: Entry) -> None:
+        """Take one entry of the job's stream."""
+        event = entry.event
+        kind = type(event)
+        state = _STATE.get(kind)
+        if state is not None:
+            self._now = state
+            if kind is Submitted:
+                self._id = event.id  # type: ignore[union-attr]
+                self._times[0] = entry.time
+                if self._accepted is not None:
+                    self._accepted.set()
+            elif kind is Started:
+                self._times[1] = entry.time
+                self._attempts = event.attempt  # type: ignore[union-attr]
+            elif kind is Retried:
+                self._restart()
+            elif kind is not Queued:
+                self._reason = getattr(event, "reason", "")
+        else:
+            if kind is Progress:
+                self._progress = event  # type: ignore[assignment]
+            if kind is not Attempted and len(self._messages) < KEPT_MESSAGES:
+                self._messages.append(entry)
+        for atom in list(self._atoms.values()):
+            atom.see(event)
+        if isinstance(event, FINAL):
+            self._times[2] = entry.time
+            self._final = event
+            self.service.forget(self.uid)
+            self._finish()
+
+    def refuse(self, error: ErrorInfo) -> None:
+        """The job was not accepted, or its service has gone."""
+        if self._final is not None:
+            return
+        self._refused = error
+        if not self._id:
+            self._now = JobState.CANCELLED
+        for atom in list(self._atoms.values()):
+            atom.see(Cancelled(reason=error.message, kind="owner"))
+        if self._accepted is not None:
+            self._accepted.set()
+        self._finish()
+
+    def _finish(self) -> None:
+        cancelled = isinstance(self._final, Cancelled | Aborted)
+        if cancelled:
+            concurrent.futures.Future.cancel(self)
+            self.set_running_or_notify_cancel()
+        elif not concurrent.futures.Future.done(self):
+            self.set_result(None)
+
+    def _restart(self) -> None:
+        """A new run: the Future is pending again."""
+        with self._condition:
+            self._state = "PENDING"
+        self._final = None
+        self._value = _NOTHING
+        self._messages = []
+        self._progress = None
+        for atom in self._atoms.values():
+            atom.reset()
+
+    # -- facts ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """Display name, unique at the service; waits until the job is accepted, raises if it was refused."""
+        if not self._id:
+            if self._accepted is None:
+                self._accepted = threading.Event()
+            if not self._id and self._refused is None:
+                self._accepted.wait()
+            if self._refused is not None and not self._id:
+                raise _refusal(self._refused)
+        return self._id
+
+    @property
+    def state(self) -> JobState:
+        """Where the job stands, as far as this process has heard."""
+        return self._now
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts the present run has started."""
+        return self._attempts
+
+    @property
+    def progress(self) -> float:
+        """Fraction from 0 to 1 that the job reported last; 1.0 once it is completed."""
+        if self._now is JobState.COMPLETED:
+            return 1.0
+        return self._progress.fraction if self._progress is not None else 0.0
+
+    @property
+    def created(self) -> float | None:
+        """When the service accepted the job, in seconds since the epoch (UTC); None before."""
+        return self._times[0] or None
+
+    @property
+    def started(self) -> float | None:
+        """When the last attempt started; None before."""
+        return self._times[1] or None
+
+    @property
+    def ended(self) -> float | None:
+        """When the run ended; None before."""
+        return self._times[2] if self._final is not None else None
+
+    def running(self) -> bool:
+        """Whether the job runs now."""
+        return self._now is JobState.RUNNING
+
+    def cancelled(self) -> bool:
+        """Whether the job was cancelled or aborted."""
+        return self._now in (JobState.CANCELLED, JobState.ABORTED)
+
+    # -- outcome --------------------------------------------------------------------------------------------------------
+
+    def _wait(self, timeout: float | None) -> None:
+        if concurrent.futures.Future.done(self):
+            return
+        with slot_given_back():
+            _, open_ = concurrent.futures.wait([self], timeout)
+        if open_:
+            raise TimeoutError(f"{self._id or self.name} has not ended within {timeout:g} s; it goes on.")
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the job and return what it returned.
+
+        Raises
+        ------
+        TimeoutError
+            It has not ended within ``timeout`` seconds; it goes on.
+        JobCancelled, JobAborted, JobSkipped
+            It did not run to its end. Where another job's failure began it, that error is the cause and comes first.
+        Exception
+            The job's own exception, with the traceback of the worker attached.
+        """
+        self._wait(timeout)
+        final = self._final
+        if isinstance(final, Completed):
+            if self._value is _NOTHING:
+                self._value = self._load(final)
+            return self._value
+        raise self._error()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the job and return its exception, or None if it completed."""
+        self._wait(timeout)
+        if isinstance(self._final, Completed):
+            return None
+        return self._error()
+
+    def _load(self, final: Completed) -> Any:
+        payload = final.result
+        if payload is None:
+            found = self.service.ask("result", uid=self.uid)
+            payload = pickles.payload_from(found)
+        if payload is None:
+            return None
+        folder = self.service.welcome.folder if self.service.welcome is not None else ""
+        return pickles.load_result(payload, BlobFolder(Path(folder) / "blobs").open)
+
+    def _error(self) -> BaseException:
+        final = self._final
+        if self._refused is not None and final is None:
+            return _refusal(self._refused)
+        label = self._id or self.name
+        if isinstance(final, Failed):
+            return _failure(label, final)
+        kind = {Aborted: JobAborted, Cancelled: JobCancelled, Skipped: JobSkipped}[type(final)]
+        reason = getattr(final, "reason", "")
+        root = getattr(final, "root", "")
+        cause = self._root_error(root) if root else None
+        verb = {Aborted: "was aborted", Cancelled: "was cancelled", Skipped: "was skipped"}[type(final)]
+        if cause is None:
+            return kind(f"{label} {verb}{': ' + reason if reason else ''}", job_id=label)
+        name, error = cause
+        found = kind(
+            f"{name} failed: {type(error).__name__}: {error}; so {label} {verb}."
+            f" (trun why {label}; trun logs {name})",
+            job_id=label,
+            root=name,
+        )
+        found.__cause__ = error
+        return found
+
+    def _root_error(self, uid: str) -> tuple[str, BaseException] | None:
+        try:
+            found = self.service.ask("outcome", uid=uid)
+        except (errors.RemoteError, errors.UnknownName):
+            return None
+        event = pickles.event_from(found.get("event"))
+        return (found["id"], _failure(found["id"], event)) if isinstance(event, Failed) else None
+
+    def cancel(self) -> bool:
+        """Cancel the job if it waits, abort it if it runs; False if it has ended. Its end arrives by itself."""
+        if concurrent.futures.Future.done(self):
+            return False
+        self.service.post(Cancel(uids=(self.uid,), reason="cancelled by the user"))
+        return True
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+
+        def wake(_: Any) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(lambda: None if done.done() else done.set_result(None))
+
+        self.add_done_callback(wake)
+        if "ipykernel" in sys.modules:
+            # A kernel hears an interrupt between two turns of its loop only.
+            while not done.done():
+                yield from asyncio.wait({done}, timeout=0.1).__await__()
+        yield from done
+        return self.result(0)
+
+    # -- conditions -----------------------------------------------------------------------------------------------------
+
+    def _atom(self, atom: JobAtom) -> JobAtom:
+        known = self._atoms.get(atom.key)
+        if known is not None:
+            return known
+        self._atoms[atom.key] = atom
+        if self._now is JobState.QUEUED:
+            atom.see(Queued())
+        if self._times[1]:
+            atom.see(Started())
+        for entry in list(self._messages):
+            atom.see(entry.event)
+        if self._final is not None:
+            atom.see(self._final)
+        return atom
+
+    @property
+    def iscompleted(self) -> JobAtom:
+        """Holds once the job has completed; cancelled if it ends otherwise."""
+        return self._atom(IsCompleted(self))
+
+    @property
+    def isfailed(self) -> JobAtom:
+        """Holds once the job has failed (raised, timeout, memory, died, lost), after its last retry."""
+        return self._atom(IsFailed(self))
+
+    @property
+    def isaborted(self) -> JobAtom:
+        """Holds once the job was stopped on purpose while it ran."""
+        return self._atom(IsAborted(self))
+
+    @property
+    def iscancelled(self) -> JobAtom:
+        """Holds once the job was cancelled before it started."""
+        return self._atom(IsCancelled(self))
+
+    @property
+    def isskipped(self) -> JobAtom:
+        """Holds once the job was skipped."""
+        return self._atom(IsSkipped(self))
+
+    @property
+    def isstarted(self) -> JobAtom:
+        """Holds once the job has started."""
+        return self._atom(IsStarted(self))
+
+    @property
+    def isqueued(self) -> JobAtom:
+        """Holds once the job's own condition holds."""
+        return self._atom(IsQueued(self))
+
+    @property
+    def isended(self) -> JobAtom:
+        """Holds once the job has run to an end of whatever kind."""
+        return self._atom(IsEnded(self))
+
+    @property
+    def isfinished(self) -> JobAtom:
+        """Holds once the job is over, whether it ran or not."""
+        return self._atom(IsFinished(self))
+
+    @property
+    def isok(self) -> JobAtom:
+        """Holds once the job has completed or was skipped; cancelled if it ends otherwise."""
+        return self._atom(IsOk(self))
+
+    def improved(self, expression: str) -> JobAtom:
+        """Holds once an intermediate or final result satisfies the expression (``"chisq < 2"``)."""
+        return self._atom(IsResult(self, expression))
+
+    def said(self, name: str) -> JobAtom:
+        """Holds once the job has said something under that name."""
+        return self._atom(IsMessage(self, name))
+
+    def reaches(self, fraction: float) -> JobAtom:
+        """Holds once the job's progress is at least ``fraction`` (0 to 1), or it has completed."""
+        return self._atom(IsProgress(self, fraction))
+
+    # -- deferred pieces ------------------------------------------------------------------------------------------------
+
+    def __trun_deferred__(self) -> tuple[str, tuple[tuple[str, Any], ...]]:
+        return self.uid, ()
+
+    @property
+    def output(self) -> Piece:
+        """The result as a deferred value: ``job.output.name`` where ``job.name`` means something of the job."""
+        return Piece(self)
+
+    def __getattr__(self, name: str) -> Piece:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if len(name) >= 6:
+            for own in _own_names():
+                if _one_edit(name, own):
+                    raise AttributeError(
+                        f"a job has no {name!r}. Did you mean {own!r}? For a part of its result use .output.{name}"
+                    )
+        return Piece(self, (("attr", name),))
+
+    def __getitem__(self, key: Any) -> Piece:
+        return Piece(self, (("item", key),))
+
+    # -- questions and orders -------------------------------------------------------------------------------------------
+
+    def why(self) -> Explanation:
+        """Say why the job waits, runs not, or ended as it did."""
+        _ = self.id
+        return Explanation.from_dict(self.service.ask("why", job=self.uid))
+
+    @property
+    def log(self) -> str:
+        """What the last attempt printed so far."""
+        text: str = self.service.ask("log", job=self.uid)["text"]
+        return text
+
+    def messages(self, since: int = 0) -> list[Entry]:
+        """Return the entries of the job's stream from sequence number ``since`` on (the first is 1)."""
+        _ = self.id
+        found = self.service.ask("entries", job=self.uid, since=max(1, since))
+        return [pickles.entry_from(data) for data in found]
+
+    def send(self, text: str, timeout: float | None = None) -> str | None:
+        """Put a text into the job's inbox and wait for its reply.
+
+        Returns the reply, or None where the job ended without one. Raises TimeoutError after ``timeout`` seconds.
+        """
+        token = uuid.uuid4().hex
+        answer: concurrent.futures.Future[str | None] = concurrent.futures.Future()
+        watcher = _Reply(self, token, answer)
+        self._atoms[token] = watcher  # type: ignore[assignment]
+        try:
+            self.service.do(Tell(uid=self.uid, token=token, text=text))
+            if concurrent.futures.Future.done(self) and not answer.done():
+                return None
+            return answer.result(timeout)
+        except TimeoutError:
+            raise TimeoutError(f"{self._id or self.name} has not replied within {timeout:g} s.") from None
+        finally:
+            self._atoms.pop(token, None)
+
+    def hold(self) -> None:
+        """Do not start the job before ``release()``."""
+        self.service.do(Hold(uids=(self.uid,)))
+
+    def release(self) -> None:
+        """Let a held job go on."""
+        self.service.do(Release(uids=(self.uid,)))
+
+    def retry(self, downstream: bool = False) -> None:
+        """Start a new run of the ended job; ``downstream`` also revives what was cancelled because of it."""
+        self.service.listen(self.uid, self, self.seq + 1)
+        self.service.do(Retry(uids=(self.uid,), downstream=downstream))
+
+    def __repr__(self) -> str:
+        label = self._id or self.name
+        text = f"{label} {self._now.value}"
+        if self._now is JobState.RUNNING and self._progress is not None:
+            text += f" {self._progress.fraction:.0%}"
+        text += f" on {self.service.name}"
+        if self._reason and self._now not in (JobState.RUNNING, JobState.COMPLETED):
+            text += f" — {self._reason}"
+        return f"<job {text}>"
+
+    def __bool__(self) -> bool:  # type: ignore[override]
+        return True
+
+    def __hash__(self) -> int:
+        return hash(self.uid)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Job) and other.uid == self.uid)
+
+
+class _Reply:
+    """Waits for the reply to one message."""
+
+    key = ""
+
+    def __init__(self, job: Job, token: str, answer: concurrent.futures.Future[str | None]) -> None:
+        self.token = token
+        self.answer = answer
+
+    def see(self, event: Event) -> None:
+        if self.answer.done():
+            return
+        if isinstance(event, Replied) and event.token == self.token:
+            self.answer.set_result(event.text)
+        elif isinstance(event, FINAL):
+            self.answer.set_result(None)
+
+    def reset(self) -> None:
+        return
+
+
+_NOTHING: Any = object()
+
+
+@functools.cache
+def _own_names() -> list[str]:
+    return [name for name in dir(Job) if not name.startswith("_")] + ["service"]
+
+
+def _one_edit(a: str, b: str) -> bool:
+    """Whether one insertion, deletion, replacement or swap of neighbours turns ``a`` into ``b``."""
+    if a == b or abs(len(a) - len(b)) > 1:
+        return False
+    i = 0
+    while i < min(len(a), len(b)) and a[i] == b[i]:
+        i += 1
+    if len(a) == len(b):
+        return a[i + 1 :] == b[i + 1 :] or (a[i : i + 2] == b[i : i + 2][::-1] and a[i + 2 :] == b[i + 2 :])
+    return a[i + 1 :] == b[i:] if len(a) > len(b) else a[i:] == b[i + 1 :]
+
+
+def _failure(label: str, final: Failed) -> BaseException:
+    if final.error is None:
+        return JobFailed(f"{label} failed: {final.kind}", job_id=label)
+    error = pickles.load_error(final.error)
+    if isinstance(error, errors.JobError):
+        error.job_id = label
+    return error
+
+
+def _refusal(info: ErrorInfo) -> Exception:
+    from_name = info.type.rpartition(".")[2]
+    if from_name == "ServiceUnavailable":
+        return ServiceUnavailable(info.message)
+    return services.remote_error(info)
+
+
+__all__ = ["Counted", "Deferred", "Improved", "IsReached", "Job", "Piece", "Said", "take_piece"]

@@ -1,0 +1,533 @@
+"""Door 1: plain functions as jobs, each gated by a condition.
+
+``submit`` pickles a call, writes one ``JobSpec`` and sends it; ``job`` makes a function that does so when called; ``map``
+makes a family that is one atom; ``first`` is a race. The door knows services and pickles; what waits, when and why is
+decided by the machine behind the service.
+
+Rule: everything that can be known to be wrong is refused here, at the caller's line, by one clear error.
+Source: PARK's job proxies and ``when=``; ``concurrent.futures`` for the rest of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, overload
+
+import msgspec
+
+import trun.service as services
+from trun.adapters import pickles
+from trun.conditions import check, wire
+from trun.conditions.algebra import And, Condition
+from trun.conditions.atoms import Atom, IsCompleted, JobAtom, Level
+from trun.core.units import memory_bytes, seconds
+from trun.errors import BadOption, NeverCondition, UnknownName, UsageError
+from trun.executors.context import current_job
+from trun.groups import Group
+from trun.handles import Job, Piece
+from trun.messages import Call, JobSpec
+from trun.service import Service
+
+ON_NEVER = ("cancel", "hold", "skip", "run")
+ISOLATION = ("worker", "fresh", "inline")
+LOSERS = ("unneeded", "all", "none")
+
+#: Names of the keyword options of ``submit``, in its order.
+OPTIONS = (
+    "when",
+    "service",
+    "name",
+    "resources",
+    "priority",
+    "retries",
+    "retry_delay",
+    "timeout",
+    "memory",
+    "on_never",
+    "memo",
+    "isolation",
+    "key",
+)
+
+
+# -- uids ---------------------------------------------------------------------------------------------------------------
+
+
+class _Uids:
+    """Makes uids that are unique everywhere: a random prefix per process and a counter."""
+
+    def __init__(self) -> None:
+        self._pid = 0
+        self._prefix = ""
+        self._count = 0
+
+    def __call__(self) -> str:
+        if self._pid != os.getpid():
+            self._pid, self._prefix, self._count = os.getpid(), os.urandom(8).hex(), 0
+        self._count += 1
+        return f"{self._prefix}-{self._count:x}"
+
+
+new_uid = _Uids()
+
+
+# -- options ------------------------------------------------------------------------------------------------------------
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of a job, checked."""
+
+    when: Any = None
+    service: Any = None
+    name: str | None = None
+    resources: dict[str, float] = {}
+    priority: float = 0
+    retries: int = 0
+    retry_delay: float = 0.0
+    timeout: float | None = None
+    memory: int | None = None
+    on_never: str = "cancel"
+    memo: Any = None
+    isolation: str = "worker"
+    key: str | None = None
+
+
+_PLAIN = Options()
+
+
+def make_options(given: dict[str, Any]) -> Options:
+    """Check the options of a job and bring them into their units; each fault is one ``BadOption``."""
+    for name in given:
+        if name not in OPTIONS:
+            raise UnknownName(f"a job has no option {name!r}.", name=name, known=OPTIONS)
+    checked = dict(given)
+    for name, allowed in (("on_never", ON_NEVER), ("isolation", ISOLATION)):
+        if checked.get(name, allowed[0]) not in allowed:
+            choice = ", ".join(repr(a) for a in allowed)
+            raise BadOption(f"{name} must be one of {choice}, not {checked[name]!r}.")
+    if "retries" in checked and (
+        not isinstance(checked["retries"], int) or isinstance(checked["retries"], bool) or checked["retries"] < 0
+    ):
+        raise BadOption(f"retries must be a whole number of at least 0, not {checked['retries']!r}.")
+    if not isinstance(checked.get("priority", 0), (int, float)):
+        raise BadOption(f"priority must be a number, not {checked['priority']!r}.")
+    if checked.get("name") is not None and (not isinstance(checked["name"], str) or not checked["name"].strip()):
+        raise BadOption(f"name must be a text, not {checked['name']!r}.")
+    if "retry_delay" in checked:
+        checked["retry_delay"] = seconds(checked["retry_delay"], "retry_delay")
+    if checked.get("timeout") is not None:
+        checked["timeout"] = seconds(checked["timeout"], "timeout")
+        if checked["timeout"] <= 0:
+            raise BadOption(f"timeout must be more than 0 s, not {given['timeout']!r}.")
+    if checked.get("memory") is not None:
+        checked["memory"] = memory_bytes(checked["memory"], "memory")
+    checked["resources"] = _resources(checked.get("resources"))
+    return Options(**checked)
+
+
+def _resources(given: Any) -> dict[str, float]:
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise BadOption(f'resources must be a dictionary such as {{"gpu": 1}}, not {given!r}.')
+    for name, amount in given.items():
+        if not isinstance(amount, (int, float)) or isinstance(amount, bool) or amount < 0:
+            raise BadOption(f"resource {name!r} must be an amount of at least 0, not {amount!r}.")
+    return {name: amount for name, amount in given.items() if amount}
+
+
+# -- submit -------------------------------------------------------------------------------------------------------------
+
+
+def submit(
+    fn: Callable[..., Any],
+    /,
+    *args: Any,
+    when: Condition | Job | None = None,
+    service: Service | None = None,
+    name: str | None = None,
+    resources: dict[str, float] | None = None,
+    priority: float = 0,
+    retries: int = 0,
+    retry_delay: Any = "0s",
+    timeout: Any = None,
+    memory: Any = None,
+    on_never: str = "cancel",
+    memo: Any = None,
+    isolation: str = "worker",
+    key: str | None = None,
+    **kwargs: Any,
+) -> Job:
+    """Submit ``fn(*args, **kwargs)`` as a job that runs when its condition holds; returns at once.
+
+    Parameters
+    ----------
+    fn
+        A function (module, notebook, closure or lambda), or a ``JobFunction``, whose options are taken over.
+    when
+        Condition such as ``a.iscompleted & b.iscompleted``; a job means that it is completed. Jobs and pieces of their
+        results among the arguments (also inside containers) add "and they are completed".
+    service
+        Where it runs; default: the innermost ``with service:``, else the local service of this process.
+    name
+        Display name; default: the function's.
+    resources
+        Amounts of counted resources that the job holds while it runs, ``{"gpu": 1}``.
+    priority
+        Higher starts first among those that are ready.
+    retries
+        Further attempts after one that ended badly.
+    retry_delay
+        Pause before each retry: seconds, ``"10s"``, ``"5m"`` or a timedelta.
+    timeout
+        Longest time of one attempt, counted from its start; then its process tree is killed.
+    memory
+        Most memory of one attempt and its children: bytes, ``"512MB"`` or ``"2GiB"``.
+    on_never
+        What becomes of the job when its condition can no longer hold: ``cancel``, ``hold``, ``skip`` or ``run``.
+    memo
+        Reuse what was computed before (not yet available).
+    isolation
+        ``worker`` (a warm process), ``fresh`` (a process of its own) or ``inline`` (in this process, waits).
+    key
+        Idempotency key: a second submission under the same key is the same job.
+
+    Raises
+    ------
+    NeverCondition, CycleError, UnknownName, NotPicklable, BadOption, KeyConflict
+        What can be known here is refused here; the rest by ``job.id`` and ``job.result()``.
+    """
+    given: dict[str, Any] = {}
+    if when is not None:
+        given["when"] = when
+    if service is not None:
+        given["service"] = service
+    if name is not None:
+        given["name"] = name
+    if resources is not None:
+        given["resources"] = resources
+    if priority != 0:
+        given["priority"] = priority
+    if retries != 0:
+        given["retries"] = retries
+    if retry_delay != "0s":
+        given["retry_delay"] = retry_delay
+    if timeout is not None:
+        given["timeout"] = timeout
+    if memory is not None:
+        given["memory"] = memory
+    if on_never != "cancel":
+        given["on_never"] = on_never
+    if memo is not None:
+        given["memo"] = memo
+    if isolation != "worker":
+        given["isolation"] = isolation
+    if key is not None:
+        given["key"] = key
+    if isinstance(fn, JobFunction):
+        given = {**fn.options, **given}
+        fn = fn.fn
+    elif given:
+        _refuse_ambiguous(fn, given)
+    return submit_call(fn, args, kwargs, make_options(given) if given else _PLAIN)
+
+
+def _refuse_ambiguous(fn: Callable[..., Any], given: dict[str, Any]) -> None:
+    """Refuse an option name that the function itself has: nobody could say who is meant."""
+    code = getattr(fn, "__code__", None)
+    if code is None:
+        try:
+            names: Iterable[str] = inspect.signature(fn).parameters
+        except (TypeError, ValueError):
+            return
+    else:
+        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    both = [name for name in given if name in names]
+    if both:
+        raise UsageError(
+            f"{both[0]!r} is an option of submit and a parameter of {_name_of(fn)}; write "
+            f"trun.options({both[0]}=...).submit({_name_of(fn)}, ..., {both[0]}=...) to say which is which."
+        )
+
+
+def _name_of(fn: Any) -> str:
+    if isinstance(fn, functools.partial):
+        return _name_of(fn.func)
+    name = getattr(fn, "__name__", "") or type(fn).__name__
+    return "lambda" if name == "<lambda>" else name
+
+
+def submit_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> Job:
+    """Submit one call under checked options."""
+    service = options.service if options.service is not None else services.current()
+    if options.isolation == "inline":
+        return _inline(fn, args, kwargs, options, service)
+    spec, inputs = make_spec(fn, args, kwargs, options, service)
+    job = Job(service, spec.uid, spec.name)
+    link_foreign(service, inputs, options.when)
+    service.submit_specs([(spec, job)])
+    return job
+
+
+def make_spec(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    options: Options,
+    service: Service,
+    *,
+    group: str = "",
+) -> tuple[JobSpec, tuple[str, ...]]:
+    """Pickle a call and write its slip of paper; returns it with the uids whose results it takes."""
+    if not callable(fn):
+        raise BadOption(f"submit needs something to call, not {fn!r}.")
+    digest, code = pickles.dump_function(fn)
+    payload, inputs = pickles.dump_call(args, kwargs, big=_big(service))
+    service.define(digest, code)
+    call = Call(digest, payload, _context(service))
+    when = condition_bytes(options.when, inputs, options, service)
+    inside = current_job()
+    spec = JobSpec(
+        uid=new_uid(),
+        name=options.name or _name_of(fn),
+        call=call,
+        when=when,
+        inputs=inputs,
+        resources=options.resources,
+        priority=options.priority,
+        retries=options.retries,
+        retry_delay=options.retry_delay,
+        timeout=options.timeout,
+        memory=options.memory,
+        on_never=options.on_never,
+        isolation=options.isolation,
+        group=group,
+        session=service.session if inside is None else inside.session,
+        parent="" if inside is None else inside.uid,
+        detach=service.detach,
+        made=time.time(),
+    )
+    if options.key is not None:
+        spec = msgspec.structs.replace(spec, key=options.key, digest=pickles.digest_of(digest, payload, when))
+    if options.resources:
+        _check_resources(service, options.resources)
+    return spec, inputs
+
+
+def _check_resources(service: Service, wanted: dict[str, float]) -> None:
+    limits = service.wait_ready().resources
+    for name, amount in wanted.items():
+        if name not in limits:
+            raise UnknownName(
+                f"service {service.name} has no resource {name!r}; it has {', '.join(limits) or 'none'}. "
+                f"Give it with local(resources={{{name!r}: ...}}).",
+                name=name,
+                known=limits,
+            )
+        if amount > limits[name]:
+            raise BadOption(
+                f"the job wants {amount:g} of resource {name!r}, service {service.name} has {limits[name]:g} in all; "
+                "it could never run."
+            )
+
+
+def _big(service: Service) -> Any:
+    """Return the writer of large buffers, where the service's folder can be reached from here."""
+    welcome = service.welcome
+    return pickles.blob_writer(welcome.folder) if welcome is not None and welcome.folder else None
+
+
+_contexts: dict[tuple[str, tuple[str, ...]], tuple[str, bytes]] = {}
+
+
+def _context(service: Service) -> str:
+    """Define where this process stands (folder, module path), so that workers find what it finds."""
+    try:
+        cwd = os.getcwd()
+    except FileNotFoundError:
+        cwd = ""
+    where = (cwd, tuple(sys.path))
+    known = _contexts.get(where)
+    if known is None:
+        known = _contexts[where] = pickles.dump_context(cwd, [path or cwd for path in sys.path])
+    service.define(*known)
+    return known[0]
+
+
+# -- conditions of a submission -----------------------------------------------------------------------------------------
+
+
+def as_condition(when: Any) -> Condition | None:
+    """Return what ``when=`` means: a condition, or a job, which means that it is completed."""
+    if when is None or isinstance(when, Condition):
+        return when
+    if isinstance(when, Job):
+        return when.iscompleted
+    if isinstance(when, Group):
+        return when.iscompleted
+    if isinstance(when, Piece):
+        name = repr(when)
+        raise BadOption(f"when={name} is a piece of a result; give the job's condition, such as job.iscompleted.")
+    raise BadOption(
+        f"when= takes a condition such as a.iscompleted & b.iscompleted, not {type(when).__name__} ({when!r})."
+    )
+
+
+def condition_bytes(when: Any, inputs: tuple[str, ...], options: Options, service: Service) -> bytes:
+    """Check the condition of a submission and return its wire form; empty where there is none."""
+    condition = as_condition(when)
+    if condition is not None and inputs:
+        check.refuse_alternatives(condition, inputs)
+    if inputs:
+        needed = [IsCompleted(uid) for uid in inputs]
+        condition = And(*needed) if condition is None else And(condition, *needed)
+    if condition is None:
+        return b""
+    if options.on_never == "cancel":
+        reason = check.never_reason(condition)
+        if reason:
+            raise NeverCondition(f"the condition {condition} can never hold: {reason}")
+    return wire.dumps(condition)
+
+
+def link_foreign(service: Service, inputs: tuple[str, ...], when: Any) -> None:
+    """Tell the service of what it cannot see itself: jobs of other services, and atoms that live in this process."""
+    condition = as_condition(when)
+    wanted: dict[str, Job] = {}
+    for uid in inputs:
+        job = pickles.deferred_object(uid)
+        if isinstance(job, Job) and job.service is not service:
+            wanted[uid] = job
+    if condition is not None:
+        for atom in condition.depends:
+            if isinstance(atom, JobAtom):
+                job = getattr(atom, "job", None)
+                if isinstance(job, Job | Group) and job.service is not service:
+                    wanted[atom.subject] = job  # type: ignore[assignment]
+            elif isinstance(atom, Atom | Level):
+                atom.watch(service.atom_moved)
+    for uid, job in wanted.items():
+        _relay(service, job.service, uid)
+
+
+def _relay(service: Service, origin: Service, uid: str) -> None:
+    """Pass the stream of a foreign job on to ``service``, from its beginning."""
+    past = [pickles.entry_from(data) for data in origin.ask("entries", job=uid, since=1)]
+    service.relay_from(origin, uid, past)
+
+
+def _inline(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options, service: Service
+) -> Job:
+    raise BadOption("isolation='inline' runs in the caller's process and is refused by daemons; call f.call(...).")
+
+
+# -- functions as jobs --------------------------------------------------------------------------------------------------
+
+
+class JobFunction:
+    """A function that is submitted when it is called: ``f(x, when=...)`` gives a ``Job``; ``f.call(x)`` runs it here."""
+
+    def __init__(self, fn: Callable[..., Any], options: dict[str, Any]) -> None:
+        functools.update_wrapper(self, fn)
+        self.fn = fn
+        self.options = options
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Job:
+        given = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs and name not in self._own}
+        merged = {**self.options, **given}
+        return submit_call(self.fn, args, kwargs, make_options(merged) if merged else _PLAIN)
+
+    @functools.cached_property
+    def _own(self) -> frozenset[str]:
+        try:
+            return frozenset(inspect.signature(self.fn).parameters)
+        except (TypeError, ValueError):
+            return frozenset()
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the function here and now: no job, no memo."""
+        return self.fn(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<job function {_name_of(self.fn)}>"
+
+    def __reduce__(self) -> Any:
+        return JobFunction, (self.fn, self.options)
+
+
+@overload
+def job(fn: Callable[..., Any], /) -> JobFunction: ...
+
+
+@overload
+def job(**options: Any) -> Callable[[Callable[..., Any]], JobFunction]: ...
+
+
+def job(fn: Any = None, /, **options: Any) -> Any:
+    """Make a function a job function: ``@job`` or ``@job(name=, resources=, timeout=, ...)``.
+
+    The options are those of ``submit``, and ``version``.
+    """
+    if isinstance(fn, str):
+        raise TypeError(f"trun.job makes a job function; to find a job use service.job({fn!r}).")
+    version = options.pop("version", None)
+    del version
+    if options:
+        make_options(options)
+    if fn is None:
+        return lambda found: JobFunction(found, options)
+    if not callable(fn):
+        raise TypeError(f"trun.job decorates a function, not {fn!r}.")
+    return JobFunction(fn, options)
+
+
+class _WithOptions:
+    """Options set apart, so that every keyword of ``submit`` goes to the function."""
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        self._options = make_options(given)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job:
+        """Submit ``fn(*args, **kwargs)`` under these options."""
+        return submit_call(fn.fn if isinstance(fn, JobFunction) else fn, args, kwargs, self._options)
+
+
+def options(**job_options: Any) -> _WithOptions:
+    """Set the options of a job apart: ``options(timeout="5m").submit(fn, *args, **kwargs)``."""
+    return _WithOptions(job_options)
+
+
+def find_job(service: Service, job_id: str) -> Job:
+    """Return the handle of a job that the service knows, by id (``fit#7``) or uid, also from a new process."""
+    if isinstance(job_id, Job):
+        job_id = job_id.uid
+    found = service.ask("job", job=job_id)
+    return _handle(service, found)
+
+
+def find_jobs(
+    service: Service, *, state: str | None = None, name: str | None = None, since: float | None = None
+) -> list[Job]:
+    """Return handles of the jobs of a service, in order of submission."""
+    found = service.ask("jobs", state=state, name=name, since=since)
+    return [_handle(service, facts) for facts in found]
+
+
+def _handle(service: Service, facts: dict[str, Any]) -> Job:
+    handle = Job(service, facts["uid"], facts["name"])
+    service.listen(handle.uid, handle, 1)
+    _ = handle.id
+    if facts["final"]:
+        handle._wait(30.0)
+    return handle
+
+
+services.doors["submit"] = submit
+services.doors["job"] = find_job
+services.doors["jobs"] = find_jobs

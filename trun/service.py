@@ -1,0 +1,466 @@
+"""The handle that takes jobs: one connection to one service, and which service is meant where none is named.
+
+A ``Service`` sends specs, keeps what was not acknowledged, hands every entry of a stream to whoever listens, and after a
+broken connection goes on from the last sequence number. It knows nothing of functions, arguments or results: the doors
+(``trun.jobs``) do. ``with service:`` only selects, per thread and per task, and never waits.
+
+Threads: methods may be called from any thread; listeners are called in the link's one thread and must not block.
+Rule: no retry of work here. What is sent again carries the same uid, so that the node sees it once.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Protocol
+
+import trun.errors as errors
+from trun.errors import InvariantError, RemoteError, ServiceUnavailable, UsageError
+from trun.messages import (
+    Answer,
+    AnyAnswer,
+    AnyRequest,
+    Ask,
+    Bye,
+    Cancel,
+    Credit,
+    Define,
+    Do,
+    Drain,
+    Entries,
+    Entry,
+    ErrorInfo,
+    Gap,
+    GroupSpec,
+    Hello,
+    Hold,
+    JobSpec,
+    Listen,
+    Refuse,
+    Relay,
+    Release,
+    Resume,
+    Retry,
+    SetAtom,
+    Submit,
+    Submitted,
+    Tell,
+    Welcome,
+)
+
+_log = logging.getLogger(__name__)
+
+#: Entries that the node may send ahead of what we have taken, and how many we take before we say so.
+CREDIT = 20_000
+GRANT = 5_000
+
+
+class Listener(Protocol):
+    """Whoever wants the entries of one stream."""
+
+    #: Last sequence number seen.
+    seq: int
+
+    def take(self, entry: Entry) -> None:
+        """Take one entry (in the link's thread)."""
+        ...
+
+    def refuse(self, error: ErrorInfo) -> None:
+        """Hear that the job was not accepted, or that the service has gone."""
+        ...
+
+
+class Wire(Protocol):
+    """The client's side of the wire, as ``adapters.wire.Link`` offers it."""
+
+    def send(self, messages: Sequence[AnyRequest]) -> None: ...
+
+    def close(self, *, flush: bool = True) -> None: ...
+
+
+class Service:
+    """A service that accepts jobs. Made by ``trun.local`` and ``trun.remote_service``.
+
+    Parameters
+    ----------
+    name
+        What the user calls it.
+    address
+        Where it answers (``ipc://...``).
+    session
+        Name of this client's session; the same after a reconnect.
+    detach
+        Whether jobs outlive this session.
+    """
+
+    def __init__(self, *, name: str, address: str, session: str = "", detach: bool = False, parent: str = "") -> None:
+        self.name = name
+        self.address = address
+        self.session = session or uuid.uuid4().hex
+        self.detach = detach
+        #: uid of the job that this client runs in, or empty.
+        self.parent = parent
+        self.welcome: Welcome | None = None
+        self.closed = False
+        self._pid = os.getpid()
+        self._wire: Wire | None = None
+        self._lock = threading.Lock()
+        self._greeted = threading.Event()
+        self._listeners: dict[str, Listener] = {}
+        self._unacknowledged: dict[str, JobSpec] = {}
+        self._groups: dict[str, GroupSpec] = {}
+        self._definitions: dict[str, bytes] = {}
+        self._answers: dict[str, Future[Any]] = {}
+        self._relays: dict[str, list[Service]] = {}
+        self._owned_atoms: dict[str, Any] = {}
+        self._consumed = 0
+        self._tokens = 0
+        self._gone: ServiceUnavailable | None = None
+        #: Called when the connection breaks; returns an error if the service is gone for good.
+        self.on_down: Callable[[], ServiceUnavailable | None] = lambda: None
+        #: Called by ``close`` after the goodbye.
+        self.on_close: Callable[[], None] = lambda: None
+
+    def __repr__(self) -> str:
+        return f"<trun service {self.name} at {self.address}>"
+
+    # -- connection -----------------------------------------------------------------------------------------------------
+
+    def attach(self, wire: Wire) -> None:
+        """Begin to speak over this wire (once)."""
+        self._wire = wire
+        self._greet()
+
+    def _greet(self) -> None:
+        self._send([Hello(session=self.session, pid=os.getpid(), detach=self.detach), Credit(entries=CREDIT)])
+
+    def _send(self, messages: Sequence[AnyRequest]) -> None:
+        if self._gone is not None:
+            raise self._gone
+        if os.getpid() != self._pid:
+            raise UsageError(
+                f"service {self.name} was opened before a fork and cannot be used in the child; open one there."
+            )
+        if self._wire is None:
+            raise InvariantError(f"service {self.name} has no connection")
+        self._wire.send(messages)
+
+    def wait_ready(self, timeout: float | None = 20.0) -> Welcome:
+        """Wait for the greeting of the service and return it.
+
+        Raises
+        ------
+        ServiceUnavailable
+            It did not answer within ``timeout`` seconds.
+        """
+        if not self._greeted.wait(timeout):
+            raise self._gone or ServiceUnavailable(f"service {self.name} at {self.address} does not answer.")
+        if self.welcome is None:
+            raise self._gone or ServiceUnavailable(f"service {self.name} at {self.address} has gone.")
+        return self.welcome
+
+    @property
+    def key(self) -> str:
+        """Opaque key of the service: the same under every alias."""
+        return self.wait_ready().service_key
+
+    def heard(self, answers: Sequence[AnyAnswer]) -> None:
+        """Take what the wire received (in its thread)."""
+        for answer in answers:
+            kind = type(answer)
+            if kind is Entries:
+                self._heard_entries(answer.entries)  # type: ignore[union-attr]
+            elif kind is Answer:
+                future = self._answers.pop(answer.token, None)  # type: ignore[union-attr]
+                if future is not None and not future.cancelled():
+                    future.set_result(answer)
+            elif kind is Refuse:
+                for uid in answer.uids:  # type: ignore[union-attr]
+                    self._unacknowledged.pop(uid, None)
+                    listener = self._listeners.pop(uid, None)
+                    if listener is not None:
+                        listener.refuse(answer.error)  # type: ignore[union-attr]
+            elif kind is Welcome:
+                self._welcomed(answer)  # type: ignore[arg-type]
+            elif kind is Gap:
+                listener = self._listeners.get(answer.stream)  # type: ignore[union-attr]
+                if listener is not None:
+                    listener.seq = answer.first - 1  # type: ignore[union-attr]
+
+    def _heard_entries(self, entries: Sequence[Entry]) -> None:
+        listeners = self._listeners
+        for entry in entries:
+            stream = entry.stream
+            if type(entry.event) is Submitted:
+                self._unacknowledged.pop(stream, None)
+            listener = listeners.get(stream)
+            if listener is not None and entry.seq > listener.seq:
+                listener.seq = entry.seq
+                listener.take(entry)
+            others = self._relays.get(stream)
+            if others:
+                for other in others:
+                    other.relay(self, (entry,))
+        self._consumed += len(entries)
+        if self._consumed >= GRANT and self._wire is not None:
+            self._wire.send([Credit(entries=self._consumed)])
+            self._consumed = 0
+
+    def _welcomed(self, welcome: Welcome) -> None:
+        again = self.welcome is not None
+        self.welcome = welcome
+        self._greeted.set()
+        if not again:
+            return
+        # The connection is a new one: say again what may have been lost, then go on where each stream stopped.
+        messages: list[AnyRequest] = [Define(digest=d, data=data) for d, data in list(self._definitions.items())]
+        lost = list(self._unacknowledged.values())
+        if lost:
+            wanted = {spec.group for spec in lost}
+            groups = tuple(group for uid, group in self._groups.items() if uid in wanted)
+            messages.append(Submit(specs=tuple(lost), groups=groups))
+        streams = tuple((uid, listener.seq + 1) for uid, listener in list(self._listeners.items()))
+        if streams:
+            messages.append(Listen(streams=streams))
+        self._wire.send(messages)  # type: ignore[union-attr]
+
+    def link_state(self, state: str) -> None:
+        """Hear from the wire that it is ``up`` again or ``down`` (in its thread)."""
+        if state == "up":
+            if self.welcome is not None and not self.closed:
+                self._greet()
+            return
+        error = self.on_down()
+        if error is not None and not self.closed:
+            self.give_up(error)
+
+    def give_up(self, error: ServiceUnavailable) -> None:
+        """The service is gone for good: tell everybody who waits."""
+        self._gone = error
+        self._greeted.set()
+        facts = ErrorInfo(type="trun.errors.ServiceUnavailable", message=str(error))
+        for listener in list(self._listeners.values()):
+            listener.refuse(facts)
+        self._listeners.clear()
+        self._unacknowledged.clear()
+        for token in list(self._answers):
+            future = self._answers.pop(token, None)
+            if future is not None:
+                future.set_exception(error)
+
+    # -- sending --------------------------------------------------------------------------------------------------------
+
+    def define(self, digest: str, data: bytes) -> None:
+        """Make bytes known to the service that many jobs share (once per digest)."""
+        if digest not in self._definitions:
+            self._definitions[digest] = data
+            self._send([Define(digest=digest, data=data)])
+
+    def submit_specs(self, specs: Iterable[tuple[JobSpec, Listener]], groups: Iterable[GroupSpec] = ()) -> None:
+        """Send jobs and listen to their streams. Returns at once; what is not acknowledged is kept and sent again."""
+        if self.closed:
+            raise ServiceUnavailable(f"service {self.name} is closed.")
+        batch: list[JobSpec] = []
+        for spec, listener in specs:
+            self._listeners[spec.uid] = listener
+            self._unacknowledged[spec.uid] = spec
+            batch.append(spec)
+        made = tuple(groups)
+        for group in made:
+            self._groups[group.uid] = group
+        self._send([Submit(specs=tuple(batch), groups=made)])
+
+    def add_listener(self, uid: str, listener: Listener) -> None:
+        """Hand the entries of a stream that the coming submission creates to ``listener``."""
+        self._listeners[uid] = listener
+
+    def listen(self, uid: str, listener: Listener, since: int = 1) -> None:
+        """Hand the entries of a stream to ``listener`` from sequence number ``since`` on."""
+        self._listeners[uid] = listener
+        listener.seq = since - 1
+        self._send([Listen(streams=((uid, since),))])
+
+    def forget(self, uid: str) -> None:
+        """Nobody here wants that stream any more."""
+        if uid not in self._relays:
+            self._listeners.pop(uid, None)
+
+    def _token(self) -> str:
+        with self._lock:
+            self._tokens += 1
+            return f"{self.session[:8]}-{self._tokens}"
+
+    def _request(self, make: Callable[[str], AnyRequest]) -> Future[Any]:
+        token = self._token()
+        future: Future[Any] = Future()
+        self._answers[token] = future
+        self._send([make(token)])
+        return future
+
+    def _outcome(self, future: Future[Any], timeout: float | None) -> Any:
+        try:
+            answer = future.result(timeout)
+        except TimeoutError:
+            raise ServiceUnavailable(
+                f"service {self.name} at {self.address} did not answer within {timeout:g} s."
+            ) from None
+        if answer.error is not None:
+            raise remote_error(answer.error)
+        return answer.data
+
+    def ask(self, verb: str, /, *, wait: float | None = 30.0, **arguments: Any) -> Any:
+        """Ask a reading verb (``ps``, ``why``, ...) and return its plain data."""
+        self.wait_ready()
+        future = self._request(lambda token: Ask(token=token, verb=verb, arguments=arguments))
+        return self._outcome(future, wait)
+
+    def do(
+        self,
+        request: Cancel | Hold | Release | Retry | Tell | SetAtom | Resume,
+        *,
+        timeout: float | None = 30.0,
+    ) -> Any:
+        """Send a request and wait until it is carried out (durably)."""
+        return self._outcome(self._request(lambda token: Do(token=token, request=request)), timeout)
+
+    def post(self, request: AnyRequest) -> None:
+        """Send a request and do not wait."""
+        self._send([request])
+
+    # -- conditions over other services, and atoms that live here -------------------------------------------------------
+
+    def relay_from(self, other: Service, uid: str, past: Sequence[Entry]) -> None:
+        """Pass the entries of ``uid`` on ``other`` to this service, those of the past first."""
+        with other._lock:
+            others = other._relays.setdefault(uid, [])
+            if self in others:
+                return
+            others.append(self)
+        if past:
+            self.relay(other, past)
+
+    def relay(self, other: Service, entries: Sequence[Entry]) -> None:
+        """Pass entries of another service on."""
+        if not self.closed and self._gone is None and other.welcome is not None:
+            self._send([Relay(service_key=other.welcome.service_key, entries=tuple(entries))])
+
+    def atom_moved(self, key: str, value: int, reason: str = "") -> None:
+        """Tell the service the value of an atom that lives in this process."""
+        if not self.closed and self._gone is None:
+            self._send([SetAtom(key=key, value=value, reason=reason)])
+
+    # -- with -----------------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Service:
+        _stack.set((*_stack.get(), self))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stack = _stack.get()
+        if stack and stack[-1] is self:
+            _stack.set(stack[:-1])
+
+    # -- the end --------------------------------------------------------------------------------------------------------
+
+    def drain(self, *, cancel: bool = False, timeout: float | None = None) -> None:
+        """Wait until no job of this session is unfinished; ``cancel`` ends them first."""
+        self._outcome(self._request(lambda token: Drain(token=token, cancel=cancel)), timeout)
+
+    def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
+        """Wait for all acknowledgements (and, on a local service, for its jobs), then say goodbye.
+
+        ``cancel`` cancels and aborts what is unfinished instead of waiting for it.
+        """
+        if self.closed or os.getpid() != self._pid:
+            return
+        try:
+            if self._gone is None:
+                if self.detach and not cancel:
+                    self.ask("ping", wait=timeout)
+                else:
+                    self.drain(cancel=cancel, timeout=timeout)
+        finally:
+            self.closed = True
+            if self._gone is None and self._wire is not None:
+                self._wire.send([Bye(stop=True)])
+            self.on_close()
+            if self._wire is not None:
+                self._wire.close(flush=self._gone is None)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Submit a call to this service: ``trun.submit(..., service=self)``."""
+        return doors["submit"](fn, *args, service=self, **kwargs)
+
+    def job(self, job_id: str) -> Any:
+        """Return the job with this id (``fit#7``) or uid."""
+        return doors["job"](self, job_id)
+
+    def jobs(self, *, state: str | None = None, name: str | None = None, since: float | None = None) -> Any:
+        """Return the jobs of the service, filtered by state, name (``fit*``) and time of submission."""
+        return doors["jobs"](self, state=state, name=name, since=since)
+
+    def map(self, fn: Callable[..., Any], /, *iterables: Any, **options: Any) -> Any:
+        """Submit one job per tuple of items: ``trun.map(..., service=self)``."""
+        return doors["map"](fn, *iterables, service=self, **options)
+
+    def executor(self) -> Any:
+        """Return a ``concurrent.futures.Executor`` over this service."""
+        return doors["executor"](self)
+
+    def resources(self) -> dict[str, Any]:
+        """Return the counted resources: ``{name: {"limit": n, "used": n, "waiting": n}}``."""
+        found: dict[str, Any] = self.ask("resources")
+        return found
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of trun, Python and the installed distributions on the service."""
+        found: dict[str, str] = self.ask("versions")
+        return found
+
+
+def remote_error(info: ErrorInfo) -> Exception:
+    """Return the error that a node described, as an exception of its own type where that is one of ours."""
+    name = info.type.rpartition(".")[2]
+    kind = getattr(errors, name, None)
+    if isinstance(kind, type) and issubclass(kind, errors.TrunError):
+        if issubclass(kind, errors.UnknownName):
+            return kind(info.message)
+        return kind(info.message)
+    return RemoteError(f"{info.type}: {info.message}")
+
+
+# -- which service is meant -------------------------------------------------------------------------------------------
+
+#: What the doors above offer; they put themselves in.
+doors: dict[str, Callable[..., Any]] = {}
+
+_stack: contextvars.ContextVar[tuple[Service, ...]] = contextvars.ContextVar("trun_service", default=())
+_default: Service | None = None
+_default_lock = threading.Lock()
+#: Makes the default service; set by ``trun.connect``.
+make_default: Callable[[], Service] | None = None
+
+
+def current() -> Service:
+    """Return the service that is meant where none is named: the innermost ``with``, else the default one."""
+    stack = _stack.get()
+    return stack[-1] if stack else default()
+
+
+def default() -> Service:
+    """Return the default service of this process, which is made at its first use."""
+    global _default
+    with _default_lock:
+        if _default is None or _default.closed or _default._pid != os.getpid():
+            if make_default is None:
+                raise InvariantError("no default service can be made here")
+            _default = make_default()
+        return _default
