@@ -1,7 +1,8 @@
 """The daemon that answers for a service: engine, journal, executor and endpoint, composed here and nowhere else.
 
-``python -m trun.daemons.node --folder DIR --address ipc://PATH --workers N``; ``trun.local()`` starts the same composition
-with ``--private``. It prints one line of JSON to ``--ready-fd`` when it is ready, or the cause why it is not.
+``python -m trun.daemons.node --folder DIR --address ipc://PATH --workers N``; ``trun.local()`` starts the same
+composition with ``--private``. It prints one line of JSON to ``--ready-fd`` when it is ready, or the cause why it is
+not.
 """
 
 from __future__ import annotations

@@ -40,10 +40,8 @@ def progress(iterable: Iterable[T], total: int | None = None) -> Iterator[T]:
 def _inside(iterable: Iterable[T], total: int | None) -> Iterator[T]:
     job = current_job()
     assert job is not None
-    count = 0
-    for item in iterable:
+    for count, item in enumerate(iterable, 1):
         yield item
-        count += 1
         if total:
             job.set_progress(min(1.0, count / total), f"{count} of {total}")
 

@@ -1,8 +1,8 @@
 """Composition in a script: ``local()`` starts a private node, ``remote_service()`` finds one that runs.
 
-The private node is a process of its own (``trun.daemons.node``, the very composition that a cluster node runs) on an ipc
-socket in the runtime folder: a busy or crashed script never stalls timeouts, limits or ``trun why``. It is started at the
-first use and joined at the interpreter's exit; nothing starts at import.
+The private node is a process of its own (``trun.daemons.node``, the very composition that a cluster node runs) on an
+ipc socket in the runtime folder: a busy or crashed script never stalls timeouts, limits or ``trun why``. It is
+started at the first use and joined at the interpreter's exit; nothing starts at import.
 
 Rule: no logic of jobs here; this room chooses adapters, starts a process, and hands out a ``Service``.
 """
@@ -52,8 +52,8 @@ def local(
     workers
         Worker processes, each running one job at a time; default: the number of usable cores.
     state
-        Folder of the durable store. Reopening a folder carries on what was accepted there. Default: a run folder of this
-        script below ``TRUN_STATE_DIR``.
+        Folder of the durable store. Reopening a folder carries on what was accepted there.
+        Default: a run folder of this script below ``TRUN_STATE_DIR``.
     detach
         The service and its jobs go on when this script ends.
     executor
@@ -223,7 +223,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-# -- the interpreter's exit ---------------------------------------------------------------------------------------------
+# -- the interpreter's exit -------------------------------------------------------------------------------------------
 
 
 def _remember(made: Service) -> None:

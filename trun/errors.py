@@ -1,10 +1,11 @@
 """Every exception of trun, one tree.
 
-The class says whose fault it was: ``UsageError`` the caller's, ``JobError`` the job's own, ``RemoteError`` the other side's,
-``InvariantError`` ours. Each class also derives from the builtin that a caller would expect. The docstring is the default
-message. Facts travel as attributes (``error.job_id``), so that nobody has to read them out of the text.
+The class says whose fault it was: ``UsageError`` the caller's, ``JobError`` the job's own, ``RemoteError`` the other
+side's, ``InvariantError`` ours. Each class also derives from the builtin that a caller would expect. The docstring is
+the default message. Facts travel as attributes (``error.job_id``), so that nobody has to read them out of the text.
 
-Everybody may come in. Rule: a message says what happened, where, the nearest valid name if there is one, and what to do.
+Everybody may come in. Rule: a message says what happened, where, the nearest valid name if there is one, and what to
+do.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f" Did you mean {found[0]!r}?" if found else ""
 
 
-# -- the caller's fault -------------------------------------------------------------------------------------------------
+# -- the caller's fault -----------------------------------------------------------------------------------------------
 
 
 class UsageError(TrunError):
@@ -111,7 +112,7 @@ class ConditionWarning(UserWarning):
     """A condition that is legal, but probably not what was meant."""
 
 
-# -- the state folder ---------------------------------------------------------------------------------------------------
+# -- the state folder -------------------------------------------------------------------------------------------------
 
 
 class StateError(TrunError, OSError):
@@ -146,7 +147,7 @@ class StateFull(StateError):
     code = "T204"
 
 
-# -- the job's own end --------------------------------------------------------------------------------------------------
+# -- the job's own end ------------------------------------------------------------------------------------------------
 
 
 class JobError(TrunError):
@@ -217,7 +218,7 @@ class RemoteTraceback(Exception):
         return "\n" + self.text
 
 
-# -- the other side's fault ---------------------------------------------------------------------------------------------
+# -- the other side's fault -------------------------------------------------------------------------------------------
 
 
 class RemoteError(TrunError):
@@ -262,7 +263,7 @@ class Refused(RemoteError):
     code = "T406"
 
 
-# -- our own fault ------------------------------------------------------------------------------------------------------
+# -- our own fault ----------------------------------------------------------------------------------------------------
 
 
 class InvariantError(TrunError, RuntimeError):

@@ -1,8 +1,8 @@
 """Files between services: ``File``, ``publish_file``, ``fetch_url``.
 
-A ``File`` is a value: a path with size and digest, known by its content. ``publish_file`` (inside a job) puts a copy into
-the service's export folder and gives it an address; ``fetch_url`` is a job that brings what an address names into the
-service that runs it. The name at the destination is chosen by the receiver.
+A ``File`` is a value: a path with size and digest, known by its content. ``publish_file`` (inside a job) puts a copy
+into the service's export folder and gives it an address; ``fetch_url`` is a job that brings what an address names
+into the service that runs it. The name at the destination is chosen by the receiver.
 
 Rule: the digest of what is published travels in the address' answer and is checked on arrival; nothing is ever written
 outside of the receiving job's own folder.
@@ -100,7 +100,8 @@ def measure(path: Path) -> tuple[int, str]:
 def publish_file(path: str | os.PathLike[str]) -> File:
     """Make a file of the running job fetchable, and return it with its ``trun://`` address.
 
-    The content is copied into the service's export folder (a hard link where that is possible), so the job may remove its own.
+    The content is copied into the service's export folder (a hard link where that is possible), so the job may remove
+    its own.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """``Group``: a family of jobs that is one atom, whatever its size.
 
-The members are ordinary jobs; the group adds conditions over all of them (decided by the service from one counter, not from
-a wide And) and the usual ways to collect results. Made by ``trun.map``.
+The members are ordinary jobs; the group adds conditions over all of them (decided by the service from one counter,
+not from a wide And) and the usual ways to collect results. Made by ``trun.map``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trun.conditions.atoms import (
     IsSkipped,
     JobAtom,
 )
-from trun.handles import Job, slot_given_back
+from trun.handles import Job, known_jobs, slot_given_back
 from trun.messages import Cancel, Entry, ErrorInfo
 from trun.service import Service
 
@@ -40,7 +40,12 @@ class Group(Sequence[Job]):
         self._atoms: dict[str, JobAtom] = {}
         self._last: Entry | None = None
 
-    # -- a list of jobs -------------------------------------------------------------------------------------------------
+    @property
+    def service_key(self) -> str:
+        """Key of the service that the jobs belong to."""
+        return self.service.key
+
+    # -- a list of jobs
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -61,7 +66,7 @@ class Group(Sequence[Job]):
         done = sum(job.done() for job in self._jobs)
         return f"<group {self.name} of {len(self._jobs)} jobs on {self.service.name}, {done} done>"
 
-    # -- what the service says ------------------------------------------------------------------------------------------
+    # -- what the service says
 
     def take(self, entry: Entry) -> None:
         """Take one entry of the group's stream (in the link's thread)."""
@@ -72,10 +77,11 @@ class Group(Sequence[Job]):
     def refuse(self, error: ErrorInfo) -> None:
         """The group was not accepted; its jobs say so themselves."""
 
-    # -- conditions -----------------------------------------------------------------------------------------------------
+    # -- conditions
 
     def _atom(self, atom: JobAtom) -> JobAtom:
         known = self._atoms.setdefault(atom.key, atom)
+        known_jobs[self.uid] = self
         if known is atom and self._last is not None:
             atom.see(self._last.event)
         return known
@@ -124,7 +130,7 @@ class Group(Sequence[Job]):
         """Holds once so many have completed: a number, or a percentage such as ``"60%"`` (rounded up)."""
         return self._atom(IsReached(self, share))
 
-    # -- results --------------------------------------------------------------------------------------------------------
+    # -- results
 
     def results(self, timeout: float | None = None) -> list[Any]:
         """Wait for all and return their results in order; raises the first error in order."""

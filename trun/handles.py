@@ -1,7 +1,8 @@
 """What ``submit`` gives back: ``Job``, deferred pieces of its result, and ``Group``.
 
 A ``Job`` quacks like a ``concurrent.futures.Future`` (so ``wait`` and ``as_completed`` work), can be awaited, and gives
-conditions over its own stream. It learns of its state from the entries that ``trun.service`` hands it and decides nothing.
+conditions over its own stream. It learns of its state from the entries that ``trun.service`` hands it and decides
+nothing.
 
 Threads: ``take`` and ``refuse`` run in the link's thread; everything else may be called from anywhere.
 Rule: results are unpickled in the caller's thread and only when somebody asks for them.
@@ -17,6 +18,7 @@ import sys
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -112,6 +114,10 @@ def slot_given_back() -> Iterator[None]:
         home.do(Resume(uid=job.uid, epoch=job.epoch), timeout=None)
 
 
+#: Jobs of this process whose conditions or results were used: what another service may need to hear of. uid -> job.
+known_jobs: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+
+
 class Deferred:
     """Base of what stands for a result that is not there yet: as an argument it is filled in at the service."""
 
@@ -130,6 +136,8 @@ class Deferred:
         raise TypeError(f"{self!r} is not known yet, so it cannot be iterated over; use .result() first.")
 
     def __reduce_ex__(self, protocol: Any) -> Any:
+        job = self if isinstance(self, Job) else self._job  # type: ignore[attr-defined]
+        known_jobs[job.uid] = job
         return pickles.defer(*self.__trun_deferred__())
 
 
@@ -194,7 +202,7 @@ class Job(Deferred, concurrent.futures.Future[Any]):
         self._value: Any = _NOTHING
         self._made_locally = time.time()
 
-    # -- what the service says (link's thread) --------------------------------------------------------------------------
+    # -- what the service says (link's thread) ------------------------------------------------------------------------
 
     def take(self, entry: Entry) -> None:
         """Take one entry of the job's stream."""
@@ -260,7 +268,7 @@ class Job(Deferred, concurrent.futures.Future[Any]):
         for atom in self._atoms.values():
             atom.reset()
 
-    # -- facts ----------------------------------------------------------------------------------------------------------
+    # -- facts
 
     @property
     def id(self) -> str:
@@ -273,6 +281,11 @@ class Job(Deferred, concurrent.futures.Future[Any]):
             if self._refused is not None and not self._id:
                 raise _refusal(self._refused)
         return self._id
+
+    @property
+    def service_key(self) -> str:
+        """Key of the service that the job belongs to."""
+        return self.service.key
 
     @property
     def state(self) -> JobState:
@@ -314,7 +327,7 @@ class Job(Deferred, concurrent.futures.Future[Any]):
         """Whether the job was cancelled or aborted."""
         return self._now in (JobState.CANCELLED, JobState.ABORTED)
 
-    # -- outcome --------------------------------------------------------------------------------------------------------
+    # -- outcome
 
     def _wait(self, timeout: float | None) -> None:
         if concurrent.futures.Future.done(self):
@@ -416,13 +429,14 @@ class Job(Deferred, concurrent.futures.Future[Any]):
         yield from done
         return self.result(0)
 
-    # -- conditions -----------------------------------------------------------------------------------------------------
+    # -- conditions
 
     def _atom(self, atom: JobAtom) -> JobAtom:
         known = self._atoms.get(atom.key)
         if known is not None:
             return known
         self._atoms[atom.key] = atom
+        known_jobs[self.uid] = self
         if self._now is JobState.QUEUED:
             atom.see(Queued())
         if self._times[1]:
@@ -495,7 +509,7 @@ class Job(Deferred, concurrent.futures.Future[Any]):
         """Holds once the job's progress is at least ``fraction`` (0 to 1), or it has completed."""
         return self._atom(IsProgress(self, fraction))
 
-    # -- deferred pieces ------------------------------------------------------------------------------------------------
+    # -- deferred pieces
 
     def __trun_deferred__(self) -> tuple[str, tuple[tuple[str, Any], ...]]:
         return self.uid, ()
@@ -519,7 +533,7 @@ class Job(Deferred, concurrent.futures.Future[Any]):
     def __getitem__(self, key: Any) -> Piece:
         return Piece(self, (("item", key),))
 
-    # -- questions and orders -------------------------------------------------------------------------------------------
+    # -- questions and orders
 
     def why(self) -> Explanation:
         """Say why the job waits, runs not, or ended as it did."""

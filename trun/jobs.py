@@ -1,8 +1,8 @@
 """Door 1: plain functions as jobs, each gated by a condition.
 
-``submit`` pickles a call, writes one ``JobSpec`` and sends it; ``job`` makes a function that does so when called; ``map``
-makes a family that is one atom; ``first`` is a race. The door knows services and pickles; what waits, when and why is
-decided by the machine behind the service.
+``submit`` pickles a call, writes one ``JobSpec`` and sends it; ``job`` makes a function that does so when called;
+``map`` makes a family that is one atom; ``first`` is a race. The door knows services and pickles; what waits, when
+and why is decided by the machine behind the service.
 
 Rule: everything that can be known to be wrong is refused here, at the caller's line, by one clear error.
 Source: PARK's job proxies and ``when=``; ``concurrent.futures`` for the rest of the vocabulary.
@@ -29,7 +29,7 @@ from trun.core.units import memory_bytes, seconds
 from trun.errors import BadOption, NeverCondition, UnknownName, UsageError
 from trun.executors.context import current_job
 from trun.groups import Group
-from trun.handles import Job, Piece
+from trun.handles import Job, Piece, known_jobs
 from trun.messages import Call, JobSpec
 from trun.service import Service
 
@@ -55,7 +55,7 @@ OPTIONS = (
 )
 
 
-# -- uids ---------------------------------------------------------------------------------------------------------------
+# -- uids -------------------------------------------------------------------------------------------------------------
 
 
 class _Uids:
@@ -76,7 +76,7 @@ class _Uids:
 new_uid = _Uids()
 
 
-# -- options ------------------------------------------------------------------------------------------------------------
+# -- options ----------------------------------------------------------------------------------------------------------
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,7 +141,7 @@ def _resources(given: Any) -> dict[str, float]:
     return {name: amount for name, amount in given.items() if amount}
 
 
-# -- submit -------------------------------------------------------------------------------------------------------------
+# -- submit -----------------------------------------------------------------------------------------------------------
 
 
 def submit(
@@ -359,7 +359,7 @@ def _context(service: Service) -> str:
     return known[0]
 
 
-# -- conditions of a submission -----------------------------------------------------------------------------------------
+# -- conditions of a submission ---------------------------------------------------------------------------------------
 
 
 def as_condition(when: Any) -> Condition | None:
@@ -384,7 +384,7 @@ def condition_bytes(when: Any, inputs: tuple[str, ...], options: Options, servic
     if condition is not None and inputs:
         check.refuse_alternatives(condition, inputs)
     if inputs:
-        needed = [IsCompleted(uid) for uid in inputs]
+        needed = [IsCompleted(known_jobs.get(uid, uid)) for uid in inputs]
         condition = And(*needed) if condition is None else And(condition, *needed)
     if condition is None:
         return b""
@@ -397,22 +397,18 @@ def condition_bytes(when: Any, inputs: tuple[str, ...], options: Options, servic
 
 def link_foreign(service: Service, inputs: tuple[str, ...], when: Any) -> None:
     """Tell the service of what it cannot see itself: jobs of other services, and atoms that live in this process."""
+    subjects = set(inputs)
     condition = as_condition(when)
-    wanted: dict[str, Job] = {}
-    for uid in inputs:
-        job = pickles.deferred_object(uid)
-        if isinstance(job, Job) and job.service is not service:
-            wanted[uid] = job
     if condition is not None:
         for atom in condition.depends:
             if isinstance(atom, JobAtom):
-                job = getattr(atom, "job", None)
-                if isinstance(job, Job | Group) and job.service is not service:
-                    wanted[atom.subject] = job  # type: ignore[assignment]
+                subjects.add(atom.subject)
             elif isinstance(atom, Atom | Level):
                 atom.watch(service.atom_moved)
-    for uid, job in wanted.items():
-        _relay(service, job.service, uid)
+    for uid in subjects:
+        job = known_jobs.get(uid)
+        if job is not None and job.service is not service:
+            _relay(service, job.service, uid)
 
 
 def _relay(service: Service, origin: Service, uid: str) -> None:
@@ -427,7 +423,7 @@ def _inline(
     raise BadOption("isolation='inline' runs in the caller's process and is refused by daemons; call f.call(...).")
 
 
-# -- functions as jobs --------------------------------------------------------------------------------------------------
+# -- functions as jobs ------------------------------------------------------------------------------------------------
 
 
 class JobFunction:

@@ -1,11 +1,12 @@
 """Every message that may cross a process border, as frozen values.
 
-Four families: *events* are what happened to a job and stand in its durable stream; *requests* go from a client to a node;
-*answers* come back; *reports* come from executors, watchers and the engine into the machine. All are plain data (numbers,
-text, bytes, lists, maps), never pickles, and are encoded by ``trun.core.codec`` alone.
+Four families: *events* are what happened to a job and stand in its durable stream; *requests* go from a client to a
+node; *answers* come back; *reports* come from executors, watchers and the engine into the machine. All are plain data
+(numbers, text, bytes, lists, maps), never pickles, and are encoded by ``trun.core.codec`` alone.
 
 Who may come in: everybody; this room knows nobody but ``msgspec``.
-Rule: a field is only ever added at the end with a default; its meaning never changes. Times are seconds since the epoch, UTC.
+Rule: a field is only ever added at the end with a default; its meaning never changes. Times are seconds since the
+epoch, UTC.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class Message(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=Tr
     """Base of all that is sent."""
 
 
-# -- values inside messages ---------------------------------------------------------------------------------------------
+# -- values inside messages -------------------------------------------------------------------------------------------
 
 
 class Blob(msgspec.Struct, frozen=True, array_like=True):
@@ -58,7 +59,7 @@ class ErrorInfo(msgspec.Struct, frozen=True, array_like=True):
     tail: str = ""
 
 
-# -- events: what happened to a job -------------------------------------------------------------------------------------
+# -- events: what happened to a job -----------------------------------------------------------------------------------
 
 
 class Event(Message, frozen=True):
@@ -251,7 +252,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     event: AnyEvent
 
 
-# -- requests: from a client to a node ----------------------------------------------------------------------------------
+# -- requests: from a client to a node --------------------------------------------------------------------------------
 
 
 class Request(Message, frozen=True):
@@ -369,7 +370,7 @@ class Suspend(Request, frozen=True):
 
 
 class Resume(Request, frozen=True):
-    """The running job wants its slot back; it goes on when its stream says ``Started`` again (answered by ``Answer``)."""
+    """The running job wants its slot back; answered by ``Answer`` when it has it."""
 
     uid: str
     epoch: int
@@ -396,7 +397,7 @@ class Bye(Request, frozen=True):
     stop: bool = False
 
 
-# -- answers: from a node to a client -----------------------------------------------------------------------------------
+# -- answers: from a node to a client ---------------------------------------------------------------------------------
 
 
 class Welcome(Message, frozen=True):
@@ -444,11 +445,11 @@ class Refuse(Message, frozen=True):
     error: ErrorInfo
 
 
-# -- reports: from executors, watchers and the engine into the machine --------------------------------------------------
+# -- reports: from executors, watchers and the engine into the machine ------------------------------------------------
 
 
 class Ended(Message, frozen=True):
-    """An attempt ended. Exactly one per started (uid, epoch), unless it was ``Returned`` or ``Missing``."""
+    """An attempt ended. Exactly one per started (uid, epoch), unless ``Returned`` or ``Missing``."""
 
     uid: str
     epoch: int
@@ -456,7 +457,7 @@ class Ended(Message, frozen=True):
 
 
 class Emitted(Message, frozen=True):
-    """A running job sent events: progress, improvements, words, replies. ``first`` numbers the first within the attempt, from 1."""
+    """A running job sent events; ``first`` numbers the first of them within the attempt, from 1."""
 
     uid: str
     epoch: int
@@ -520,7 +521,7 @@ class Tick(Message, frozen=True):
     """Time has passed."""
 
 
-# -- what is asked of a service -----------------------------------------------------------------------------------------
+# -- what is asked of a service ---------------------------------------------------------------------------------------
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True):

@@ -71,17 +71,25 @@ class Journal(Protocol):
         """All jobs in order of number."""
         ...
 
-    def groups(self) -> Iterable[tuple[str, bytes]]: ...
+    def groups(self) -> Iterable[tuple[str, bytes]]:
+        """All groups as (uid, encoded GroupSpec)."""
+        ...
 
-    def definition(self, digest: str) -> bytes | None: ...
+    def definition(self, digest: str) -> bytes | None:
+        """Return what was defined under the digest."""
+        ...
 
     def entries(self, stream: str, since: int = 1, limit: int = 1000) -> list[Entry]:
         """Entries of one stream with seq >= since, in order, at most ``limit``."""
         ...
 
-    def entry(self, stream: str, seq: int) -> Entry | None: ...
+    def entry(self, stream: str, seq: int) -> Entry | None:
+        """Return one entry."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close what was opened."""
+        ...
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,7 +128,9 @@ class Executor(Protocol):
         """Start what must run; returns before workers are ready."""
         ...
 
-    def room(self) -> Room: ...
+    def room(self) -> Room:
+        """How many jobs it would take now."""
+        ...
 
     def submit(self, orders: Sequence[Order]) -> None:
         """Take these attempts. A repeated (uid, epoch) is ignored."""
@@ -130,7 +140,9 @@ class Executor(Protocol):
         """Stop the attempt and its whole process tree; the end arrives as a report. Unknown: ignored."""
         ...
 
-    def tell(self, uid: str, epoch: int, token: str, text: str) -> None: ...
+    def tell(self, uid: str, epoch: int, token: str, text: str) -> None:
+        """Put a text into the inbox of a running attempt."""
+        ...
 
     def suspend(self, uid: str, epoch: int) -> None:
         """The attempt waits for jobs of its own: its slot counts as free."""
@@ -156,7 +168,9 @@ class Executor(Protocol):
         """File with the printed output of an attempt, also while it runs."""
         ...
 
-    def close(self, *, detach: bool = False) -> None: ...
+    def close(self, *, detach: bool = False) -> None:
+        """End all workers and their processes; ``detach`` leaves running jobs alive where the executor can."""
+        ...
 
 
 class Endpoint(Protocol):
@@ -164,7 +178,9 @@ class Endpoint(Protocol):
 
     address: str
 
-    def fd(self) -> int: ...
+    def fd(self) -> int:
+        """Descriptor that becomes readable when something may have arrived."""
+        ...
 
     def receive(self) -> list[tuple[bytes, Sequence[AnyRequest]]]:
         """All batches that have arrived, as (peer, requests); garbage is dropped and counted. Never blocks."""
@@ -174,4 +190,6 @@ class Endpoint(Protocol):
         """Send a batch; False when the peer is gone."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close what was opened."""
+        ...

@@ -1,8 +1,8 @@
 """The handle that takes jobs: one connection to one service, and which service is meant where none is named.
 
-A ``Service`` sends specs, keeps what was not acknowledged, hands every entry of a stream to whoever listens, and after a
-broken connection goes on from the last sequence number. It knows nothing of functions, arguments or results: the doors
-(``trun.jobs``) do. ``with service:`` only selects, per thread and per task, and never waits.
+A ``Service`` sends specs, keeps what was not acknowledged, hands every entry of a stream to whoever listens, and
+after a broken connection goes on from the last sequence number. It knows nothing of functions, arguments or results:
+the doors (``trun.jobs``) do. ``with service:`` only selects, per thread and per task, and never waits.
 
 Threads: methods may be called from any thread; listeners are called in the link's one thread and must not block.
 Rule: no retry of work here. What is sent again carries the same uid, so that the node sees it once.
@@ -79,9 +79,13 @@ class Listener(Protocol):
 class Wire(Protocol):
     """The client's side of the wire, as ``adapters.wire.Link`` offers it."""
 
-    def send(self, messages: Sequence[AnyRequest]) -> None: ...
+    def send(self, messages: Sequence[AnyRequest]) -> None:
+        """Send a batch, from any thread; never blocks."""
+        ...
 
-    def close(self, *, flush: bool = True) -> None: ...
+    def close(self, *, flush: bool = True) -> None:
+        """End the thread; ``flush`` waits a bounded time for what was not sent."""
+        ...
 
 
 class Service:
@@ -130,7 +134,7 @@ class Service:
     def __repr__(self) -> str:
         return f"<trun service {self.name} at {self.address}>"
 
-    # -- connection -----------------------------------------------------------------------------------------------------
+    # -- connection
 
     def attach(self, wire: Wire) -> None:
         """Begin to speak over this wire (once)."""
@@ -254,7 +258,7 @@ class Service:
             if future is not None:
                 future.set_exception(error)
 
-    # -- sending --------------------------------------------------------------------------------------------------------
+    # -- sending
 
     def define(self, digest: str, data: bytes) -> None:
         """Make bytes known to the service that many jobs share (once per digest)."""
@@ -333,7 +337,7 @@ class Service:
         """Send a request and do not wait."""
         self._send([request])
 
-    # -- conditions over other services, and atoms that live here -------------------------------------------------------
+    # -- conditions over other services, and atoms that live here -----------------------------------------------------
 
     def relay_from(self, other: Service, uid: str, past: Sequence[Entry]) -> None:
         """Pass the entries of ``uid`` on ``other`` to this service, those of the past first."""
@@ -355,7 +359,7 @@ class Service:
         if not self.closed and self._gone is None:
             self._send([SetAtom(key=key, value=value, reason=reason)])
 
-    # -- with -----------------------------------------------------------------------------------------------------------
+    # -- with
 
     def __enter__(self) -> Service:
         _stack.set((*_stack.get(), self))
@@ -368,7 +372,7 @@ class Service:
         if stack and stack[-1] is self:
             _stack.set(stack[:-1])
 
-    # -- the end --------------------------------------------------------------------------------------------------------
+    # -- the end
 
     def drain(self, *, cancel: bool = False, timeout: float | None = None) -> None:
         """Wait until no job of this session is unfinished; ``cancel`` ends them first."""

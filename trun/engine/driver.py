@@ -1,7 +1,7 @@
 """Drives an engine from one thread: waits for sockets, workers, watchers and processes, and calls ``step``.
 
-The rule that keeps it from sleeping through a message: drain the endpoint and the executor *after* the last send and before
-each wait, because a ZeroMQ descriptor tells of changes only. No asyncio, no second thread.
+The rule that keeps it from sleeping through a message: drain the endpoint and the executor *after* the last send and
+before each wait, because a ZeroMQ descriptor tells of changes only. No asyncio, no second thread.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Driver:
         if owner_pid:
             self._watch_process(owner_pid, self._owner_died)
 
-    # -- processes that matter ------------------------------------------------------------------------------------------
+    # -- processes that matter ----------------------------------------------------------------------------------------
 
     def _watch_process(self, pid: int, gone: Callable[[], None]) -> None:
         try:
@@ -67,7 +67,7 @@ class Driver:
         """Ask the loop to end after the present step (safe in a signal handler)."""
         self._signalled = True
 
-    # -- the loop -------------------------------------------------------------------------------------------------------
+    # -- the loop -----------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Run until a client of a private node says stop, the owner dies, or ``stop()``."""
@@ -100,8 +100,8 @@ class Driver:
         return inputs
 
     def _deadline(self) -> float | None:
-        deadlines = [d for d in (self.engine.machine.next_deadline(), self.engine.executor.next_deadline()) if d is not None]
-        return min(deadlines, default=None)
+        both = (self.engine.machine.next_deadline(), self.engine.executor.next_deadline())
+        return min((deadline for deadline in both if deadline is not None), default=None)
 
     def _due(self) -> bool:
         deadline = self.engine.machine.next_deadline()

@@ -1,11 +1,13 @@
 """The engine: one thread that owns one machine.
 
-``step`` is the whole life of a service: what arrived goes into the machine, the effects that come back are sorted into one
-commit and into what may happen after it, the journal commits, and only then does the world hear of it: executors start and
-stop, streams are published, requests are answered. Nothing is acknowledged, started or published before its commit.
+``step`` is the whole life of a service: what arrived goes into the machine, the effects that come back are sorted
+into one commit and into what may happen after it, the journal commits, and only then does the world hear of it:
+executors start and stop, streams are published, requests are answered. Nothing is acknowledged, started or published
+before its commit.
 
 It knows ports only (journal, executor, endpoint, clock); it decides nothing. Who may come in: the node and, later, the
-in-process driver of the step door. Rule: no second loop beside this one; whatever must happen on a service passes ``step``.
+in-process driver of the step door. Rule: no second loop beside this one; whatever must happen on a service passes
+``step``.
 """
 
 from __future__ import annotations
@@ -69,7 +71,9 @@ RESULT_CACHE_BYTES = 64 * 1024 * 1024
 class View(Protocol):
     """Answers a reading verb from the engine's state."""
 
-    def __call__(self, engine: Engine, arguments: dict[str, Any]) -> Any: ...
+    def __call__(self, engine: Engine, arguments: dict[str, Any]) -> Any:
+        """Return plain data."""
+        ...
 
 
 class Session:
@@ -130,7 +134,7 @@ class Engine:
         self._answers: list[tuple[bytes, AnyAnswer]] = []
         self._again: list[Message] = []
 
-    # -- start ----------------------------------------------------------------------------------------------------------
+    # -- start --------------------------------------------------------------------------------------------------------
 
     def recover(self, *, missing: str = "the service was restarted") -> None:
         """Read the journal back into the machine; jobs that ran are reported missing."""
@@ -148,7 +152,7 @@ class Engine:
                     running.append((stored.spec.uid, life.epoch))
         self.step([(b"", Missing(uid=uid, epoch=epoch, reason=missing)) for uid, epoch in running])
 
-    # -- the step -------------------------------------------------------------------------------------------------------
+    # -- the step -----------------------------------------------------------------------------------------------------
 
     def step(self, inputs: Iterable[tuple[bytes, AnyRequest | AnyReport]]) -> None:
         """Handle what arrived, commit once, then act. ``inputs`` are (peer, message); reports have the peer ``b""``."""
@@ -205,11 +209,15 @@ class Engine:
                 self._batch.specs.append((record.life.number, record.spec))
                 self._dirty[order.uid] = None  # type: ignore[union-attr]
             elif kind is effects.Replay:
-                entries = self.journal.entries(order.stream, order.since, 1_000_000)  # type: ignore[union-attr]
-                entries += [entry for entry in self._published if entry.stream == order.stream]  # type: ignore[union-attr]
-                self._again.append(Replayed(stream=order.stream, entries=tuple(entries)))  # type: ignore[union-attr]
+                self._again.append(self._replay(order))  # type: ignore[arg-type]
             else:
                 self._after.append(order)
+
+    def _replay(self, order: effects.Replay) -> Replayed:
+        """Read a stream back, with what this very step has added to it."""
+        entries = self.journal.entries(order.stream, order.since, 1_000_000)
+        fresh = [entry for entry in self._published if entry.stream == order.stream]
+        return Replayed(stream=order.stream, entries=(*entries, *fresh))
 
     def _commit(self) -> None:
         batch = self._batch
@@ -225,7 +233,7 @@ class Engine:
         self._batch = Batch()
         self._dirty = {}
 
-    # -- after the commit -----------------------------------------------------------------------------------------------
+    # -- after the commit ---------------------------------------------------------------------------------------------
 
     def _act(self) -> None:
         published, self._published = self._published, []
@@ -242,9 +250,8 @@ class Engine:
             self.executor.submit(orders)
         for entry in published:
             event = entry.event
-            if type(event) is Completed:
-                if event.result is not None:
-                    self._remember(entry.stream, event.result)
+            if type(event) is Completed and event.result is not None:
+                self._remember(entry.stream, event.result)
             if isinstance(event, (*FINAL, Submitted, Retried)):
                 self._count(entry)
         if published:
@@ -294,7 +301,7 @@ class Engine:
         else:
             session.unfinished += 1
 
-    # -- results --------------------------------------------------------------------------------------------------------
+    # -- results ------------------------------------------------------------------------------------------------------
 
     def _remember(self, uid: str, payload: Payload) -> None:
         size = len(payload.data or b"") + 200
@@ -352,7 +359,7 @@ class Engine:
             inputs=inputs,
         )
 
-    # -- requests that the machine does not see -------------------------------------------------------------------------
+    # -- requests that the machine does not see -----------------------------------------------------------------------
 
     def _session(self, name: str) -> Session:
         session = self.sessions.get(name)

@@ -129,7 +129,8 @@ def story(engine: Engine, arguments: dict[str, Any]) -> Any:
 def entries(engine: Engine, arguments: dict[str, Any]) -> Any:
     """Return the entries of a job's stream from ``since`` on."""
     record = find(engine, arguments["job"])
-    found = engine.journal.entries(record.spec.uid, int(arguments.get("since", 1)), int(arguments.get("limit", 100_000)))
+    since, limit = int(arguments.get("since", 1)), int(arguments.get("limit", 100_000))
+    found = engine.journal.entries(record.spec.uid, since, limit)
     return [msgspec.to_builtins(entry, builtin_types=(bytes,)) for entry in found]
 
 
