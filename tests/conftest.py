@@ -4,8 +4,8 @@ Folders: TRUN_STATE_DIR, TRUN_RUNTIME_DIR and TRUN_CONFIG_DIR point to fresh tem
 test sees the user's services or keys. The paths are short because a Unix socket's path may have about 100 bytes.
 
 Hypothesis: profile ``dev`` (50 examples), ``ci`` (1,000, where CI=true) or ``nightly`` (50,000);
-``--hypothesis-profile`` wins. A test whose single example is expensive (processes, sockets, large machines) fixes its own
-``max_examples``.
+``--hypothesis-profile`` wins. A test whose single example is expensive (processes, sockets, large machines) fixes
+its own ``max_examples``.
 
 Rule: nothing here starts a process or imports trun; fixtures of one room live beside the tests of that room.
 """
