@@ -1,0 +1,591 @@
+"""The journal of a service in one SQLite file: a write-ahead log, synchronised at each commit, one writing process.
+
+When ``commit`` returns, the batch survives kill -9 and power loss. The file is made under another name and renamed when it
+is whole, carries its format in ``user_version``, is checked at each opening, and belongs to the process that holds the
+folder's lock. The only room that knows ``sqlite3``; it does not know what the bytes mean that it keeps (see ``core.codec``),
+except whether a job is over. ``SYNCHRONOUS=NORMAL`` was turned down: it lost acknowledged commits at 49 of 50 power cuts and
+is no faster for batches; a log format of our own was turned down because batching gives back what SQLite costs.
+
+Who may come in: whoever composes a node (``SqliteJournal``), and reading verbs without a node (``read_only``).
+Rule: the schema changes by a new VERSION and a step in MIGRATIONS, never in place; damage is reported, never dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from trun.adapters.folders import DOUBTFUL_FILE_SYSTEMS, REFUSED_FILE_SYSTEMS, FolderLock, file_system
+from trun.core.codec import decode_event, decode_spec, encode
+from trun.core.record import FINAL_STATES
+from trun.errors import InvariantError, StateDamaged, StateError, StateFull, StateVersion, TrunError
+from trun.messages import Entry
+from trun.ports import Batch, StoredJob
+
+_log = logging.getLogger(__name__)
+
+#: Name of the journal in its folder, and of the space that is kept back for outcomes.
+FILE = "journal.sqlite"
+BALLAST = "ballast"
+BALLAST_BYTES = 16 * 1024 * 1024
+#: Format of the file (``user_version``); ``application_id`` says that it is ours.
+VERSION = 1
+APPLICATION_ID = 0x7472756E
+#: Pages of 4 KiB after which the log is moved into the file.
+CHECKPOINT_PAGES = 4000
+#: Rows per INSERT: a statement for many rows costs half of one statement per row.
+ROWS = 50
+
+# ``entries.job`` is the number of a job, or the negative number of a stream that is no job (``streams``).
+SCHEMA = """
+CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE jobs(number INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, spec BLOB NOT NULL);
+CREATE TABLE lives(number INTEGER PRIMARY KEY, live INTEGER NOT NULL, life BLOB NOT NULL);
+CREATE INDEX live_jobs ON lives(number) WHERE live;
+CREATE TABLE streams(number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE entries(
+    job INTEGER NOT NULL, seq INTEGER NOT NULL, epoch INTEGER NOT NULL, time REAL NOT NULL, event BLOB NOT NULL,
+    PRIMARY KEY (job, seq)
+) WITHOUT ROWID;
+CREATE TABLE groups(uid TEXT PRIMARY KEY, spec BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE definitions(digest TEXT PRIMARY KEY, data BLOB NOT NULL);
+"""
+
+#: Steps from each format to the next, run in one transaction after a backup.
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}
+
+_FINAL = frozenset(state.value for state in FINAL_STATES)
+
+
+class _Head(msgspec.Struct, array_like=True):
+    """The first fields of ``core.record.Life``: enough to know whether the job is over, at a third of the cost."""
+
+    number: int
+    state: str = "new"
+
+
+_head = msgspec.msgpack.Decoder(_Head).decode
+
+
+# -- foreign errors become ours -----------------------------------------------------------------------------------------
+
+
+def translate(error: sqlite3.Error, path: Path) -> TrunError:
+    """Return our error for one of SQLite's about the file ``path``."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    kind = code & 0xFF
+    facts = {"path": str(path)}
+    if kind == sqlite3.SQLITE_FULL or (
+        kind == sqlite3.SQLITE_IOERR and code != sqlite3.SQLITE_IOERR_FSYNC and _is_out_of_space(path.parent)
+    ):
+        return StateFull(f"no space is left for the state folder {path.parent}; free some, then go on.", **facts)
+    if kind in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return _damaged(path, str(error))
+    if kind in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        return StateError(f"the journal {path} cannot be written ({error}); make its folder writable.", **facts)
+    if kind == sqlite3.SQLITE_CONSTRAINT:
+        return InvariantError(f"the journal {path} was given what it has already: {error}")
+    return StateError(
+        f"the journal {path} cannot be written ({error}); look after the disk, then start the service again.", **facts
+    )
+
+
+def _damaged(path: Path, why: str) -> StateDamaged:
+    return StateDamaged(
+        f"the journal {path} is damaged ({why}). Nothing was changed; "
+        f"`trun recover --state {path.parent}` copies what can be read to a new file and lists what cannot.",
+        path=str(path),
+    )
+
+
+def _is_out_of_space(folder: Path) -> bool:
+    """Return whether a small file can not be written for want of space or quota."""
+    probe = folder / f".probe-{os.getpid()}"
+    try:
+        with open(probe, "wb") as file:
+            file.write(b"\1" * 65536)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+    return False
+
+
+# -- reading ------------------------------------------------------------------------------------------------------------
+
+
+class ReadOnlyJournal:
+    """Reads the journal of a folder, also while another process holds it. Made by ``read_only``."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self.path = path
+        self._connection = connection
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        try:
+            yield self._connection
+        except sqlite3.Error as error:
+            raise translate(error, self.path) from error
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise _damaged(self.path, f"a row cannot be decoded: {error}") from error
+
+    def _rows(self, query: str, arguments: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._reading() as connection:
+            return connection.execute(query, arguments).fetchall()
+
+    def meta(self) -> dict[str, str]:
+        """Return the facts about the store: ``service_key``, ``epoch``, ``version`` (format of the file), ``created``."""
+        return dict(self._rows("SELECT name, value FROM meta"))
+
+    def jobs(self, *, live_only: bool = False) -> Iterator[StoredJob]:
+        """Yield the jobs in order of number; ``live_only`` leaves out those that are over, at no cost for them."""
+        # By portions, so that no read transaction stays open and keeps the log from being moved into the file.
+        query = (
+            "SELECT l.number, j.spec, l.life FROM lives AS l JOIN jobs AS j ON j.number = l.number "
+            f"WHERE l.number > ? {'AND l.live' if live_only else ''} ORDER BY l.number LIMIT 1000"
+        )
+        last = -1
+        while rows := self._rows(query, (last,)):
+            last = rows[-1][0]
+            with self._reading():
+                portion = [StoredJob(number, decode_spec(spec), life) for number, spec, life in rows]
+            yield from portion
+
+    def groups(self) -> list[tuple[str, bytes]]:
+        """Return (uid, encoded group) of each group."""
+        return [(uid, spec) for uid, spec in self._rows("SELECT uid, spec FROM groups")]
+
+    def definition(self, digest: str) -> bytes | None:
+        """Return the bytes that were defined under ``digest``."""
+        for (data,) in self._rows("SELECT data FROM definitions WHERE digest = ?", (digest,)):
+            found: bytes = data
+            return found
+        return None
+
+    def _number(self, stream: str) -> int | None:
+        """Return the number under which the entries of ``stream`` are filed."""
+        for query in ("SELECT number FROM jobs WHERE uid = ?", "SELECT number FROM streams WHERE name = ?"):
+            for (number,) in self._rows(query, (stream,)):
+                found: int = number
+                return found
+        return None
+
+    def entries(self, stream: str, since: int = 1, limit: int = 1000) -> list[Entry]:
+        """Return entries of one stream with seq >= since, in order, at most ``limit``."""
+        number = self._number(stream)
+        if number is None:
+            return []
+        rows = self._rows(
+            "SELECT seq, epoch, time, event FROM entries WHERE job = ? AND seq >= ? ORDER BY seq LIMIT ?",
+            (number, since, limit),
+        )
+        with self._reading():
+            return [Entry(stream, seq, epoch, when, decode_event(event)) for seq, epoch, when, event in rows]
+
+    def entry(self, stream: str, seq: int) -> Entry | None:
+        """Return one entry, or None where there is none."""
+        for found in self.entries(stream, seq, 1):
+            if found.seq == seq:
+                return found
+        return None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+
+def read_only(folder: Path | str) -> ReadOnlyJournal:
+    """Open the journal of a folder for reading, whoever holds it.
+
+    Raises
+    ------
+    StateError
+        There is no journal, or it cannot be read; ``StateVersion`` where a newer trun wrote it.
+    """
+    path = Path(folder).expanduser().absolute() / FILE
+    if not path.exists():
+        raise StateError(f"there is no journal in the folder {path.parent}.", path=str(path))
+    connection = None
+    try:
+        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, check_same_thread=False, timeout=10.0)
+        connection.isolation_level = None
+        _check_version(connection, path)
+    except BaseException as error:
+        if connection is not None:
+            connection.close()
+        if isinstance(error, sqlite3.Error):
+            raise translate(error, path) from error
+        raise
+    return ReadOnlyJournal(connection, path)
+
+
+def _check_version(connection: sqlite3.Connection, path: Path) -> int:
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    (owner,) = connection.execute("PRAGMA application_id").fetchone()
+    if owner != APPLICATION_ID or found < 1:
+        raise _damaged(path, "it is not a journal of trun")
+    if found > VERSION:
+        raise StateVersion(
+            f"the journal {path} has format {found}; this trun knows formats up to {VERSION}. "
+            "Upgrade trun, or choose another state folder.",
+            path=str(path),
+            found=found,
+            known=VERSION,
+        )
+    return int(found)
+
+
+# -- writing ------------------------------------------------------------------------------------------------------------
+
+
+class SqliteJournal(ReadOnlyJournal):
+    """The journal of the one process that owns ``folder``. Implements ``ports.Journal``.
+
+    Parameters
+    ----------
+    folder
+        The state folder; made where it is missing. Held until ``close`` or the end of the process.
+
+    Raises
+    ------
+    StateHeld, StateVersion, StateDamaged, StateFull, StateError
+        The folder cannot be used; the text says which, why, and what to do.
+    """
+
+    #: What opens the file; tests put a faulty one here.
+    factory: type[sqlite3.Connection] = sqlite3.Connection
+
+    def __init__(self, folder: Path | str) -> None:
+        place = Path(folder).expanduser().absolute()
+        _prepare(place)
+        self._lock = FolderLock(place)
+        self._broken: StateError | None = None
+        #: True from the first time that space ran out until there is enough again: accept no new jobs meanwhile.
+        self.full = False
+        self._full_checked = 0.0
+        try:
+            connection = _open(place / FILE, self.factory)
+        except BaseException:
+            self._lock.release()
+            raise
+        super().__init__(connection, place / FILE)
+        self._ballast = place / BALLAST
+        self._closed = False
+        try:
+            self._meta = self._begin_epoch()
+            self._named = {name: number for number, name in self._rows("SELECT number, name FROM streams")}
+            if not self._load_ballast():
+                _log.warning("state folder has no space for its reserve folder=%s", place)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin_epoch(self) -> dict[str, str]:
+        try:
+            self._connection.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'epoch'")
+        except sqlite3.Error as error:
+            raise translate(error, self.path) from error
+        return super().meta()
+
+    def meta(self) -> dict[str, str]:
+        """Return the facts about the store: ``service_key``, ``epoch``, ``version`` (format of the file), ``created``."""
+        return dict(self._meta)
+
+    # -- commit ---------------------------------------------------------------------------------------------------------
+
+    def commit(self, batch: Batch) -> None:
+        """Write the batch, all of it or nothing; when this returns it survives kill -9 and power loss.
+
+        Where space runs out, the reserve is freed so that the batch, and outcomes after it, can still be written;
+        batches with new jobs are refused from then on until there is space again (see ``full``).
+
+        Raises
+        ------
+        StateFull
+            Nothing of the batch was written for want of space; the same batch can be committed later.
+        StateError
+            The disk failed. Nothing can be trusted any more: the service must stop and start again.
+        """
+        if self._broken is not None:
+            raise self._broken
+        if self.full and not self._has_space_again() and batch.specs:
+            raise StateFull(
+                f"no space is left for the state folder {self.path.parent}; no new jobs are accepted until there is.",
+                path=str(self.path),
+            )
+        try:
+            self._write(batch)
+        except StateFull:
+            if not self._drop_ballast():
+                raise
+            self._write(batch)
+
+    def _write(self, batch: Batch) -> None:
+        connection = self._connection
+        named: dict[str, int] = {}
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            self._insert(batch, named)
+            connection.execute("COMMIT")
+        except BaseException as error:
+            with contextlib.suppress(sqlite3.Error):
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            if not isinstance(error, sqlite3.Error):
+                raise
+            ours = translate(error, self.path)
+            if isinstance(ours, StateFull):
+                self.full = True
+            elif isinstance(ours, StateError):
+                self._broken = ours
+            raise ours from error
+        self._named.update(named)
+
+    def _insert(self, batch: Batch, named: dict[str, int]) -> None:
+        connection = self._connection
+        if batch.definitions:
+            connection.executemany("INSERT OR IGNORE INTO definitions VALUES (?, ?)", batch.definitions)
+        if batch.groups:
+            connection.executemany("INSERT OR REPLACE INTO groups VALUES (?, ?)", batch.groups)
+        if batch.specs:
+            values: list[Any] = []
+            for number, spec in batch.specs:
+                values += (number, spec.uid, encode(spec))
+            _insert_rows(connection, "INSERT INTO jobs VALUES", 3, values)
+        if batch.lives:
+            values = []
+            for number, life in batch.lives:
+                values += (number, _head(life).state not in _FINAL, life)
+            _insert_rows(connection, "INSERT OR REPLACE INTO lives VALUES", 3, values)
+        if batch.entries:
+            values = []
+            others: list[Any] = []
+            for number, entry in batch.entries:
+                if number:
+                    values += (number, entry.seq, entry.epoch, entry.time, encode(entry.event))
+                else:
+                    number = self._name(entry.stream, named)
+                    others += (number, entry.seq, entry.epoch, entry.time, encode(entry.event))
+            _insert_rows(connection, "INSERT INTO entries VALUES", 5, values)
+            # Entries of other services may come to us more than once.
+            _insert_rows(connection, "INSERT OR IGNORE INTO entries VALUES", 5, others)
+
+    def _name(self, stream: str, named: dict[str, int]) -> int:
+        """Return the negative number of a stream that is no job; a new one is entered."""
+        number = self._named.get(stream) or named.get(stream)
+        if number is None:
+            number = named[stream] = -1 - len(self._named) - len(named)
+            self._connection.execute("INSERT INTO streams VALUES (?, ?)", (number, stream))
+        return number
+
+    # -- space ----------------------------------------------------------------------------------------------------------
+
+    def _load_ballast(self) -> bool:
+        """Keep space back (blocks that are taken, not a sparse file); False where there is not enough."""
+        try:
+            fd = os.open(self._ballast, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return False
+        try:
+            if os.fstat(fd).st_blocks * 512 < BALLAST_BYTES:
+                _fill(fd, BALLAST_BYTES)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._ballast.unlink()
+            return False
+        finally:
+            os.close(fd)
+        return True
+
+    def _drop_ballast(self) -> bool:
+        """Give the reserve to the journal; False where there is none."""
+        try:
+            self._ballast.unlink()
+        except OSError:
+            return False
+        _log.error("state folder is full, its reserve is used for outcomes folder=%s", self.path.parent)
+        return True
+
+    def _has_space_again(self) -> bool:
+        """Try, at most once a second, to keep the reserve back again."""
+        now = time.monotonic()
+        if now - self._full_checked >= 1.0:
+            self._full_checked = now
+            if self._load_ballast() and not _is_out_of_space(self.path.parent):
+                _log.warning("state folder has space again folder=%s", self.path.parent)
+                self.full = False
+        return not self.full
+
+    def close(self) -> None:
+        """Move the log into the file, give back the reserve and the folder; a second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.close()
+        with contextlib.suppress(OSError):
+            self._ballast.unlink()
+        self._lock.release()
+
+
+def _insert_rows(connection: sqlite3.Connection, head: str, width: int, values: list[Any]) -> None:
+    """Insert rows of ``width`` values each, given flat, by statements of many rows."""
+    row = f"({', '.join('?' * width)})"
+    portion = ROWS * width
+    whole = len(values) - len(values) % portion
+    if whole:
+        statement = f"{head} {', '.join([row] * ROWS)}"
+        for start in range(0, whole, portion):
+            connection.execute(statement, values[start : start + portion])
+    statement = f"{head} {row}"
+    for start in range(whole, len(values), width):
+        connection.execute(statement, values[start : start + width])
+
+
+def _fill(fd: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, 0, size)
+    else:
+        for start in range(0, size, 1 << 20):
+            os.pwrite(fd, b"\1" * (1 << 20), start)
+
+
+# -- opening ------------------------------------------------------------------------------------------------------------
+
+
+def _prepare(folder: Path) -> None:
+    """Make the folder, and refuse one where a write-ahead log is not safe."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StateError(
+            f"the state folder {folder} cannot be made ({error.strerror}); "
+            "choose another with state= or TRUN_STATE_DIR.",
+            path=str(folder),
+        ) from error
+    kind = file_system(folder)
+    if kind in REFUSED_FILE_SYSTEMS:
+        raise StateError(
+            f"the state folder {folder} lies on a network file system ({kind}), where a journal is not safe; "
+            "choose a folder on a local disk with state= or TRUN_STATE_DIR.",
+            path=str(folder),
+        )
+    if kind in DOUBTFUL_FILE_SYSTEMS:
+        _log.warning("state folder lies on a shared file system, use it from one host only folder=%s kind=%s", folder, kind)
+
+
+def _open(path: Path, factory: type[sqlite3.Connection]) -> sqlite3.Connection:
+    if not path.exists():
+        _create(path)
+    connection = None
+    try:
+        connection = _connect(path, factory)
+        version = _check_version(connection, path)
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise _damaged(path, found)
+        if version < VERSION:
+            _migrate(connection, path, version)
+    except BaseException as error:
+        if connection is not None:
+            connection.close()
+        if isinstance(error, sqlite3.Error):
+            raise translate(error, path) from error
+        raise
+    return connection
+
+
+def _connect(path: Path, factory: type[sqlite3.Connection] = sqlite3.Connection) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0, factory=factory)
+    try:
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            f"wal_autocheckpoint={CHECKPOINT_PAGES}",
+            "cache_size=-16000",
+            "journal_size_limit=67108864",
+        ):
+            connection.execute(f"PRAGMA {pragma}").close()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _create(path: Path) -> None:
+    """Make a whole journal under another name, then give it its own."""
+    for old in path.parent.glob(f".{FILE}.*"):
+        old.unlink()
+    temporary = path.with_name(f".{FILE}.{os.getpid()}")
+    facts = {
+        "service_key": secrets.token_hex(16),
+        "epoch": "0",
+        "version": str(VERSION),
+        "created": f"{time.time():.3f}",
+    }
+    try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        with contextlib.closing(_connect(temporary)) as connection:
+            connection.executescript(f"BEGIN; {SCHEMA} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={VERSION};")
+            connection.executemany("INSERT INTO meta VALUES (?, ?)", facts.items())
+            connection.execute("COMMIT")
+        _sync(temporary)
+        os.rename(temporary, path)
+        _sync(path.parent)
+    except sqlite3.Error as error:
+        raise translate(error, path) from error
+    except OSError as error:
+        if isinstance(error, StateError):
+            raise
+        kind = StateFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StateError
+        raise kind(
+            f"the state folder {path.parent} cannot be written ({error.strerror}); "
+            "choose another with state= or TRUN_STATE_DIR.",
+            path=str(path.parent),
+        ) from error
+
+
+def _migrate(connection: sqlite3.Connection, path: Path, version: int) -> None:
+    """Bring a file of an older format to ours, after a backup beside it."""
+    backup = path.with_name(f"{FILE}.v{version}.backup")
+    with contextlib.closing(sqlite3.connect(backup)) as copy:
+        connection.backup(copy)
+    _sync(backup)
+    _log.warning("journal is brought to a newer format from=%d to=%d backup=%s", version, VERSION, backup)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for step in range(version, VERSION):
+            MIGRATIONS[step](connection)
+        connection.execute("UPDATE meta SET value = ? WHERE name = 'version'", (str(VERSION),))
+        connection.execute(f"PRAGMA user_version={VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+__all__ = ["ReadOnlyJournal", "SqliteJournal", "read_only", "translate"]
+
+
