@@ -25,7 +25,8 @@ from trun.adapters import pickles
 from trun.conditions import check, wire
 from trun.conditions.algebra import And, Condition
 from trun.conditions.atoms import Atom, IsCompleted, JobAtom, Level
-from trun.core.units import memory_bytes, seconds
+from trun.conditions.timing import span_seconds
+from trun.core.units import memory_bytes
 from trun.errors import BadOption, NeverCondition, UnknownName, UsageError
 from trun.executors.context import current_job
 from trun.groups import Group
@@ -98,6 +99,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _PLAIN = Options()
+#: Default values of ``submit``'s options, in the order of ``OPTIONS``.
+_UNSET = (None, None, None, None, 0, 0, "0s", None, None, "cancel", None, "worker", None)
 
 
 def make_options(given: dict[str, Any]) -> Options:
@@ -119,9 +122,9 @@ def make_options(given: dict[str, Any]) -> Options:
     if checked.get("name") is not None and (not isinstance(checked["name"], str) or not checked["name"].strip()):
         raise BadOption(f"name must be a text, not {checked['name']!r}.")
     if "retry_delay" in checked:
-        checked["retry_delay"] = seconds(checked["retry_delay"], "retry_delay")
+        checked["retry_delay"] = span_seconds(checked["retry_delay"], "retry_delay")
     if checked.get("timeout") is not None:
-        checked["timeout"] = seconds(checked["timeout"], "timeout")
+        checked["timeout"] = span_seconds(checked["timeout"], "timeout")
         if checked["timeout"] <= 0:
             raise BadOption(f"timeout must be more than 0 s, not {given['timeout']!r}.")
     if checked.get("memory") is not None:
@@ -144,7 +147,7 @@ def _resources(given: Any) -> dict[str, float]:
 # -- submit -----------------------------------------------------------------------------------------------------------
 
 
-def submit(
+def submit(  # noqa: PLR0913 - the public signature
     fn: Callable[..., Any],
     /,
     *args: Any,
@@ -202,33 +205,13 @@ def submit(
     NeverCondition, CycleError, UnknownName, NotPicklable, BadOption, KeyConflict
         What can be known here is refused here; the rest by ``job.id`` and ``job.result()``.
     """
-    given: dict[str, Any] = {}
-    if when is not None:
-        given["when"] = when
-    if service is not None:
-        given["service"] = service
-    if name is not None:
-        given["name"] = name
-    if resources is not None:
-        given["resources"] = resources
-    if priority != 0:
-        given["priority"] = priority
-    if retries != 0:
-        given["retries"] = retries
-    if retry_delay != "0s":
-        given["retry_delay"] = retry_delay
-    if timeout is not None:
-        given["timeout"] = timeout
-    if memory is not None:
-        given["memory"] = memory
-    if on_never != "cancel":
-        given["on_never"] = on_never
-    if memo is not None:
-        given["memo"] = memo
-    if isolation != "worker":
-        given["isolation"] = isolation
-    if key is not None:
-        given["key"] = key
+    named = (
+        *(when, service, name, resources, priority, retries, retry_delay),
+        *(timeout, memory, on_never, memo, isolation, key),
+    )
+    given = {
+        option: value for option, value, unset in zip(OPTIONS, named, _UNSET, strict=True) if value is not unset
+    }
     if isinstance(fn, JobFunction):
         given = {**fn.options, **given}
         fn = fn.fn
@@ -427,7 +410,7 @@ def _inline(
 
 
 class JobFunction:
-    """A function that is submitted when it is called: ``f(x, when=...)`` gives a ``Job``; ``f.call(x)`` runs it here."""
+    """A function that is submitted when it is called: ``f(x, when=...)`` gives a ``Job``; ``f.call(x)`` runs here."""
 
     def __init__(self, fn: Callable[..., Any], options: dict[str, Any]) -> None:
         functools.update_wrapper(self, fn)
@@ -435,6 +418,7 @@ class JobFunction:
         self.options = options
 
     def __call__(self, *args: Any, **kwargs: Any) -> Job:
+        """Submit a call; options of ``submit`` that the function does not have itself may be given."""
         given = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs and name not in self._own}
         merged = {**self.options, **given}
         return submit_call(self.fn, args, kwargs, make_options(merged) if merged else _PLAIN)

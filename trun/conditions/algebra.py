@@ -1,8 +1,9 @@
 """The expression tree: operators, evaluation, structure.
 
-A condition is a tree of gates over atoms: And, Or and AtLeast are one kind of gate (a threshold), Not, never, settled,
-held and since are gates of their own. Trees are frozen; what they are worth is asked of the atoms. Nested And (Or) flatten,
-lazily, so that a chain built one by one stays linear. Everything here is iterative: no depth of tree exhausts the stack.
+A condition is a tree of gates over atoms: And, Or and AtLeast are one kind of gate (a threshold), Not, never,
+settled, held and since are gates of their own. Trees are frozen; what they are worth is asked of the atoms. Nested
+And (Or) flatten, lazily, so that a chain built one by one stays linear. Everything here is iterative: no depth of
+tree exhausts the stack.
 
 It does not resolve (see ``resolver``), print (``text``) or travel (``wire``). Rule: De Morgan, excluded middle and
 non-contradiction do not hold on the chain; never simplify by them, and never drop an atom from ``depends``.

@@ -1,8 +1,9 @@
 """Atoms: the leaves. Each says what a given message means to it, and latches once in this process.
 
-``Atom`` and ``Level`` live in the process that made them and are set by hand. ``JobAtom`` is about the stream of a job or a
-group, wherever it runs: ``judge`` maps one event to a value by the outcome table, and is all that the machine needs. World
-atoms (files, addresses, resources) are settled by whoever watches for them. Time atoms are in ``timing``.
+``Atom`` and ``Level`` live in the process that made them and are set by hand. ``JobAtom`` is about the stream of a
+job or a group, wherever it runs: ``judge`` maps one event to a value by the outcome table, and is all that the
+machine needs. World atoms (files, addresses, resources) are settled by whoever watches for them. Time atoms are in
+``timing``.
 
 Rule: an atom never reaches out. Who watches, listens or waits belongs to the engine or to ``depends``.
 """
@@ -225,7 +226,9 @@ class JobAtom(Latched):
     __slots__ = ("argument", "label", "predicate", "service_key", "subject", "what")
     kind: ClassVar[str] = ""
 
-    def __init__(self, job: Any, *, what: str = "", argument: Any = None, service_key: str = "", label: str = "") -> None:
+    def __init__(
+        self, job: Any, *, what: str = "", argument: Any = None, service_key: str = "", label: str = ""
+    ) -> None:
         super().__init__()
         self.what = what or self.kind
         self.argument = argument
@@ -270,8 +273,9 @@ class JobAtom(Latched):
                 return TRUE if what == "progress" and event.fraction >= self.argument else None  # type: ignore[attr-defined]
             if kind is Said:
                 return TRUE if what == "message" and event.name == self.argument else None  # type: ignore[attr-defined]
-            if (kind is Improved or kind is Completed) and self.predicate is not None:
-                if self.predicate.holds(event.values):  # type: ignore[attr-defined]
+            if kind is Improved or kind is Completed:
+                predicate = self.predicate
+                if predicate is not None and predicate.holds(event.values):  # type: ignore[attr-defined]
                     return TRUE
         return OUTCOMES[what].get(kind)
 
@@ -458,8 +462,8 @@ JOB_ATOMS: dict[str, type[JobAtom]] = {
 class WorldAtom(Latched):
     """A condition on something outside: watched by the engine, or by ``Depends``, every ``poll_s`` seconds.
 
-    ``what`` is exists (a file or address is there), changed (a file is other than at registration), url (an address answers
-    well) or free (so much of a counted resource is free).
+    ``what`` is exists (a file or address is there), changed (a file is other than at registration), url (an address
+    answers well) or free (so much of a counted resource is free).
     """
 
     __slots__ = ("amount", "poll_s", "target", "what")

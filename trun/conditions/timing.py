@@ -1,8 +1,9 @@
 """Conditions on time: leaves that settle at an instant, and gates that look at how long or in which order.
 
-``after`` and ``within`` count from registration; ``at``, ``before`` and ``cron`` are instants. ``held`` asks that its child has
-held without a break for a while; ``since`` is a latch ordered by sequence number. All are plain data here: deadlines are
-kept by the resolver, which asks each leaf for its ``deadline`` and is told the time; nobody here looks at a clock.
+``after`` and ``within`` count from registration; ``at``, ``before`` and ``cron`` are instants. ``held`` asks that its
+child has held without a break for a while; ``since`` is a latch ordered by sequence number. All are plain data here:
+deadlines are kept by the resolver, which asks each leaf for its ``deadline`` and is told the time; nobody here looks
+at a clock.
 """
 
 from __future__ import annotations
@@ -241,7 +242,7 @@ def after(span: Any) -> After:
 
 
 def at(moment: Any) -> At:
-    """Return the condition that it is this moment or later: a datetime (naive: local time), or ``"02:00"``, the next such time."""
+    """Return the condition that it is this moment or later: a datetime (naive: local time), or ``"02:00"``."""
     return At(_instant(moment, "at"))
 
 

@@ -1,7 +1,8 @@
 """The chain of five values that every condition has, and the tables of its unary operators.
 
-CANCELLED < NEVER < WAIT < HOLDS < TRUE. And is the minimum, Or the maximum, AtLeast(k) the k-th largest of the children.
-The chain is closed: no operator leaves it. Settled values (CANCELLED, NEVER, TRUE) never change within a run.
+CANCELLED < NEVER < WAIT < HOLDS < TRUE. And is the minimum, Or the maximum, AtLeast(k) the k-th largest of the
+children. The chain is closed: no operator leaves it. Settled values (CANCELLED, NEVER, TRUE) never change within a
+run.
 Source: PARK's ready/cancelled pair, refined so that "not yet" and "never", "for now" and "for good" differ.
 """
 

@@ -1,8 +1,8 @@
 """A condition to plain data and back, so that it can travel to the service that must wait.
 
-Canonical JSON: gates as ``{"op": ..., "of": [...]}``, atoms as ``{"atom": kind, ...}``, a version at the top. Jobs are named
-by uid and services by key, never by an alias. What comes from outside is checked completely (types, depth at most 64, at
-most 10,000 atoms) and every fault is one ``ConditionSyntaxError``. Both directions are iterative.
+Canonical JSON: gates as ``{"op": ..., "of": [...]}``, atoms as ``{"atom": kind, ...}``, a version at the top. Jobs
+are named by uid and services by key, never by an alias. What comes from outside is checked completely (types, depth
+at most 64, at most 10,000 atoms) and every fault is one ``ConditionSyntaxError``. Both directions are iterative.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from trun.errors import ConditionSyntaxError, TrunError, nearest
 VERSION = 1
 MAX_DEPTH = 64
 MAX_ATOMS = 10_000
+TOO_MANY = f"a condition may have {MAX_ATOMS} atoms at most; a group (trun.map) is one atom whatever its size"
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _decode = msgspec.json.Decoder().decode
@@ -51,14 +52,10 @@ def _leaf(node: Leaf) -> dict[str, Any]:
         return {"atom": "bare", "id": node.id, "name": node.name or ""}
     if isinstance(node, Level):
         return {"atom": "level", "id": node.id, "name": node.name or ""}
-    if isinstance(node, timing.Deadline):
-        return {"atom": "deadline", "s": node.span_s}
     if isinstance(node, timing.After):
-        return {"atom": "after", "s": node.span_s}
-    if isinstance(node, timing.Before):
-        return {"atom": "before", "t": node.instant}
+        return {"atom": "deadline" if isinstance(node, timing.Deadline) else "after", "s": node.span_s}
     if isinstance(node, timing.At):
-        return {"atom": "at", "t": node.instant}
+        return {"atom": "before" if isinstance(node, timing.Before) else "at", "t": node.instant}
     if isinstance(node, timing.Cron):
         return {"atom": "cron", "expression": node.expression, "tz": node.tz or ""}
     raise TypeError(f"a condition with {type(node).__name__} cannot travel")
@@ -100,6 +97,19 @@ def from_dict(data: Mapping[str, Any]) -> Condition:
         raise ConditionSyntaxError(f"a condition is a map, not {type(data).__name__}")
     if data.get("v", VERSION) != VERSION:
         raise ConditionSyntaxError(f"a condition of version {data.get('v')!r}; this trun reads version {VERSION}")
+    made: dict[int, Condition] = {}
+    for node in reversed(_checked(data)):
+        try:
+            made[id(node)] = _make_leaf(node) if "atom" in node else _make_gate(node, made)
+        except ConditionSyntaxError:
+            raise
+        except (TrunError, ValueError, TypeError, KeyError, OverflowError) as error:
+            raise ConditionSyntaxError(f"bad part of a condition: {error}") from None
+    return made[id(data)]
+
+
+def _checked(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return all nodes, parents first, once shape, depth and number are known to be in bounds."""
     order: list[Mapping[str, Any]] = []
     stack: list[tuple[Any, int]] = [(data, 1)]
     atoms = 0
@@ -113,23 +123,15 @@ def from_dict(data: Mapping[str, Any]) -> Condition:
         if "atom" in node:
             atoms += 1
             if atoms > MAX_ATOMS:
-                raise ConditionSyntaxError(f"a condition may have {MAX_ATOMS} atoms at most; trun.map gives one for many")
+                raise ConditionSyntaxError(TOO_MANY)
             continue
         of = node.get("of")
         if not isinstance(of, list | tuple):
             raise ConditionSyntaxError(f"the gate {node.get('op')!r} has no list 'of'")
         if len(of) > MAX_ATOMS:
-            raise ConditionSyntaxError(f"a condition may have {MAX_ATOMS} atoms at most; trun.map gives one for many")
+            raise ConditionSyntaxError(TOO_MANY)
         stack.extend((child, depth + 1) for child in of)
-    made: dict[int, Condition] = {}
-    for node in reversed(order):
-        try:
-            made[id(node)] = _make_leaf(node) if "atom" in node else _make_gate(node, made)
-        except ConditionSyntaxError:
-            raise
-        except (TrunError, ValueError, TypeError, KeyError, OverflowError) as error:
-            raise ConditionSyntaxError(f"bad part of a condition: {error}") from None
-    return made[id(data)]
+    return order
 
 
 def _make_gate(node: Mapping[str, Any], made: dict[int, Condition]) -> Condition:
@@ -183,9 +185,8 @@ def _make_leaf(node: Mapping[str, Any]) -> Leaf:
     if kind in ("bare", "level"):
         return _make_owned(node, kind)
     if kind == "world":
-        found = WorldAtom(
-            _text(node, "is"), _text(node, "target"), poll_s=max(0.01, _number(node, "poll")), amount=_number(node, "amount")
-        )
+        poll_s, amount = max(0.01, _number(node, "poll")), _number(node, "amount")
+        found = WorldAtom(_text(node, "is"), _text(node, "target"), poll_s=poll_s, amount=amount)
         if found.what not in ("exists", "changed", "url", "free"):
             raise ConditionSyntaxError(f"there is no world atom {found.what!r}")
         return found
@@ -228,7 +229,8 @@ def _make_owned(node: Mapping[str, Any], kind: str) -> Leaf:
     known = live.get(f"{'atom' if kind == 'bare' else 'level'}:{owned}")
     if known is not None:
         return known
-    made = Atom(_text(node, "name", needed=False) or None) if kind == "bare" else Level(_text(node, "name", needed=False))
+    name = _text(node, "name", needed=False) or None
+    made = Atom(name) if kind == "bare" else Level(name)
     live.pop(made.key, None)
     made.id = owned
     made._key = f"{'atom' if kind == 'bare' else 'level'}:{owned}"
