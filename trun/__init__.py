@@ -1,7 +1,7 @@
 """Run this when that is done: jobs gated by conditions, on a laptop, on cluster nodes, or both.
 
-The front hall: names, and nothing else. Each name is loaded from its room at its first use, so that ``import trun`` costs
-next to nothing. Inside the package nobody comes in this way.
+The front hall: names, and nothing else. Each name is loaded from its room at its first use, so that ``import trun``
+costs next to nothing. Inside the package nobody comes in this way.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trun.bars import progress
     from trun.conditions import (
         And,
         AtLeast,
@@ -81,37 +82,32 @@ if TYPE_CHECKING:
     from trun.groups import Group
     from trun.handles import Job
     from trun.jobs import job, options, submit
-    from trun.bars import progress
     from trun.service import Service
     from trun.version import __version__
 
-#: Name -> room. The doors come in through ``trun.families``, which stands on all of them.
-_ROOMS: dict[str, str] = {
-    **dict.fromkeys(
-        "And AtLeast Atom Condition Depends Explanation IsAborted IsCancelled IsCompleted IsEnded IsFailed IsFetched "
-        "IsFinished IsMessage IsProgress IsResult IsSkipped IsStarted Level Not Or Value after all_of any_of at at_least "
-        "before changed cron exists free held never parse settled since url_ok".split(),
-        "trun.conditions",
-    ),
-    "JobState": "trun.core.record",
-    **dict.fromkeys(
-        "BadOption ConditionSyntaxError ConditionWarning CycleError JobAborted JobCancelled JobFailed JobLost JobSkipped "
-        "JobTimeout MemoryExceeded NeverCondition NotAuthorised NotPicklable ServiceUnavailable StateError TrunError "
-        "UnknownName UntrustedResult VersionMismatch WorkerDied".split(),
-        "trun.errors",
-    ),
-    "current_job": "trun.executors.context",
-    "local": "trun.connect",
-    "first": "trun.families",
-    "map": "trun.families",
-    **dict.fromkeys("File fetch_url publish_file".split(), "trun.files"),
-    "Group": "trun.groups",
-    "Job": "trun.handles",
-    **dict.fromkeys("job options submit".split(), "trun.jobs"),
-    "progress": "trun.bars",
-    "Service": "trun.service",
-    "__version__": "trun.version",
+#: Room -> the names that it gives.
+_NAMES = {
+    "trun.conditions": """
+        And AtLeast Atom Condition Depends Explanation IsAborted IsCancelled IsCompleted IsEnded IsFailed IsFetched
+        IsFinished IsMessage IsProgress IsResult IsSkipped IsStarted Level Not Or Value after all_of any_of at at_least
+        before changed cron exists free held never parse settled since url_ok""",
+    "trun.core.record": "JobState",
+    "trun.errors": """
+        BadOption ConditionSyntaxError ConditionWarning CycleError JobAborted JobCancelled JobFailed JobLost JobSkipped
+        JobTimeout MemoryExceeded NeverCondition NotAuthorised NotPicklable ServiceUnavailable StateError TrunError
+        UnknownName UntrustedResult VersionMismatch WorkerDied""",
+    "trun.executors.context": "current_job",
+    "trun.connect": "local",
+    "trun.families": "first map",
+    "trun.files": "File fetch_url publish_file",
+    "trun.groups": "Group",
+    "trun.handles": "Job",
+    "trun.jobs": "job options submit",
+    "trun.bars": "progress",
+    "trun.service": "Service",
+    "trun.version": "__version__",
 }
+_ROOMS = {name: room for room, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
     "And",

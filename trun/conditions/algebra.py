@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from trun.conditions.value import CANCELLED, NEVER, NEVER_OF, NOT, SETTLED, TRUE, WAIT, Value
 from trun.errors import ConditionTypeError, TrunError
 
-if TYPE_CHECKING:
-    from trun.conditions.explain import Explanation
+#: What the rooms above this one do for the methods of a condition: write, to_dict, from_dict, explain, deadline.
+#: Each puts itself in when it is imported, so that no import looks up.
+faces: dict[str, Callable[..., Any]] = {}
 
 
 class ConditionCancelled(TrunError):
@@ -132,41 +133,33 @@ class Condition:
         except AttributeError:
             return _make_keys(self)
 
-    def explain(self) -> Explanation:
+    def explain(self) -> Any:
         """Say why it holds, waits, or never will; ``str()`` of the answer is the tree with marks."""
-        from trun.conditions.explain import explain
-
-        return explain(self)
+        return faces["explain"](self)
 
     def within(self, span: Any) -> And:
         """Return "and not later than so long after registration": a deadline (``"10m"``, seconds, timedelta)."""
-        from trun.conditions.timing import Deadline, span_seconds
-
-        return And(self, Deadline(span_seconds(span, "within")))
+        return And(self, faces["deadline"](span))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the wire form as plain data (see ``wire``)."""
-        from trun.conditions.wire import to_dict
-
-        return to_dict(self)
+        found: dict[str, Any] = faces["to_dict"](self)
+        return found
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Condition:
         """Return the condition of a wire form; bad data raises ``ConditionSyntaxError``."""
-        from trun.conditions.wire import from_dict
-
-        return from_dict(data)
+        found: Condition = faces["from_dict"](data)
+        return found
 
     def __str__(self) -> str:
-        from trun.conditions.text import write
-
-        return write(self)
+        return str(faces["write"](self))
 
     def __repr__(self) -> str:
         return f"<condition {_short(self)}>"
 
     def _repr_html_(self) -> str:
-        return self.explain()._repr_html_()
+        return str(self.explain()._repr_html_())
 
     # -- structure, for the other modules of this room
 

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from trun.conditions.algebra import Leaf, digest, share_count
 from trun.conditions.predicate import Predicate, compile_predicate
+from trun.conditions.timing import span_seconds
 from trun.conditions.value import CANCELLED, HOLDS, NEVER, TRUE, WAIT, Value
 from trun.errors import BadOption, ConditionWarning, nearest
 from trun.messages import (
@@ -511,6 +512,4 @@ def _target(path: Any) -> str:
 
 
 def _poll(span: Any) -> float:
-    from trun.conditions.timing import span_seconds
-
     return max(0.01, span_seconds(span, "poll"))

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta, tzinfo
 from datetime import time as daytime
 from typing import Any
 
-from trun.conditions.algebra import Condition, Leaf, Unary, _operand, digest
+from trun.conditions.algebra import Condition, Leaf, Unary, _operand, digest, faces
 from trun.conditions.value import HOLDS, NEVER, TRUE, WAIT, Value
 from trun.errors import BadOption, MissingExtra
 
@@ -287,3 +287,6 @@ def _instant(moment: Any, what: str) -> float:
         except ValueError:
             pass
     raise BadOption(f'{what} takes a datetime or a time such as "02:00" or "2026-11-21 02:00", not {moment!r}.')
+
+
+faces["deadline"] = lambda span: Deadline(span_seconds(span, "within"))

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from trun.conditions import timing
-from trun.conditions.algebra import And, AtLeast, Condition, Leaf, Never, Not, Or, Settled, postorder
+from trun.conditions.algebra import And, AtLeast, Condition, Leaf, Never, Not, Or, Settled, faces, postorder
 from trun.conditions.atoms import JOB_ATOMS, Atom, JobAtom, Level, WorldAtom, live
 from trun.errors import ConditionSyntaxError, TrunError, nearest
 
@@ -236,3 +236,7 @@ def _make_owned(node: Mapping[str, Any], kind: str) -> Leaf:
     made._key = f"{'atom' if kind == 'bare' else 'level'}:{owned}"
     live[made._key] = made
     return made
+
+
+faces["to_dict"] = to_dict
+faces["from_dict"] = from_dict
