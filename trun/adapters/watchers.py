@@ -15,14 +15,15 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from trun.adapters.world import Looker
 from trun.messages import AtomMoved
 
 
 class Watchers:
     """Watches world atoms: each has ``key`` and ``poll_s``; ``look`` says what value it has now (0 to 4)."""
 
-    def __init__(self, look: Callable[[Any], int]) -> None:
-        self._look_at = look
+    def __init__(self, look: Callable[[Any], int] | None = None) -> None:
+        self._look_at: Callable[[Any], int] = look if look is not None else Looker().look
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._moved: deque[AtomMoved] = deque()
         self._atoms: dict[str, Any] = {}
