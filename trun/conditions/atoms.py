@@ -224,7 +224,7 @@ class JobAtom(Latched):
         A job, a group, or its uid.
     """
 
-    __slots__ = ("argument", "label", "predicate", "service_key", "subject", "what")
+    __slots__ = ("argument", "label", "predicate", "service_key", "single", "subject", "what")
     kind: ClassVar[str] = ""
 
     def __init__(
@@ -234,6 +234,8 @@ class JobAtom(Latched):
         self.what = what or self.kind
         self.argument = argument
         self.predicate: Predicate | None = None
+        #: Whether it is known to be about one job, which ends in one way only; a bare uid may be that of a group.
+        self.single = hasattr(type(job), "improved")
         if isinstance(job, str):
             self.subject, self.service_key, self.label = job, service_key, label
         else:
