@@ -201,6 +201,14 @@ class Released(Event, frozen=True):
     """The job is no longer held."""
 
 
+class Notified(Event, frozen=True):
+    """The condition of a job was decided: ``ready`` or ``cancelled`` (on the stream ``condition``)."""
+
+    job: str
+    status: str
+    witness: tuple[str, ...] = ()
+
+
 class Counted(Event, frozen=True):
     """How many members of a group ended how; the one event of a group's stream."""
 
@@ -211,6 +219,15 @@ class Counted(Event, frozen=True):
     aborted: int = 0
     cancelled: int = 0
     skipped: int = 0
+
+
+class Notified(Event, frozen=True):
+    """The condition of a job is decided; entries of the stream ``condition``. ``witness`` names the atoms that decided."""
+
+    job: str
+    #: ready or cancelled
+    status: str
+    witness: tuple[str, ...] = ()
 
 
 #: Events after which a run of a job is over.
@@ -236,7 +253,9 @@ AnyEvent = (
     | Lost
     | Retried
     | Released
+    | Notified
     | Counted
+    | Notified
 )
 
 
@@ -327,6 +346,8 @@ class SetAtom(Request, frozen=True):
     key: str
     value: int
     reason: str = ""
+    #: Session whose process owns the atom.
+    session: str = ""
 
 
 class Relay(Request, frozen=True):

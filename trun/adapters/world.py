@@ -1,7 +1,7 @@
 """What is true of the world right now: is the file there, has it changed, does the address answer.
 
-One function, ``look``, that may block and is called by ``watchers`` in its thread. A fault of the look (no permission, no
-network) means "not now", never an end: only the condition's own deadline ends the waiting.
+One function, ``look``, that may block and is called by ``watchers`` in its thread. A fault of the look (no
+permission, no network) means "not now", never an end: only the condition's own deadline ends the waiting.
 """
 
 from __future__ import annotations

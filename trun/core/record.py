@@ -87,6 +87,20 @@ class Life(msgspec.Struct, array_like=True, kw_only=True):
     winner: str = ""
     suspended: bool = False
     worker: str = ""
+    #: Value at which the condition of this run fired: 0 not yet, 3 for now, 4 for good (or there is none).
+    fired: int = 0
+    #: Bad attempts of this run that count against ``retries``.
+    failures: int = 0
+    #: Sequence number of the first entry of this run.
+    run_seq: int = 1
+    #: When the condition of this run was registered: spans of time count from here.
+    origin: float = 0.0
+    #: Highest progress of this run.
+    reached: float = 0.0
+    #: Resources that the running attempt gave back before its end.
+    lowered: dict[str, float] = {}
+    #: Why the running attempt was told to stop; empty: it was not.
+    stopping: str = ""
 
 
 class JobRecord:
@@ -101,7 +115,7 @@ class JobRecord:
         self.id = f"{spec.name}#{life.number}"
 
 
-# -- effects ------------------------------------------------------------------------------------------------------------
+# -- effects ----------------------------------------------------------------------------------------------------------
 
 
 class Save(NamedTuple):

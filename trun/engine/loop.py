@@ -132,7 +132,6 @@ class Engine:
         self._published: list[Entry] = []
         self._after: list[effects.Effect] = []
         self._answers: list[tuple[bytes, AnyAnswer]] = []
-        self._again: list[Message] = []
 
     # -- start --------------------------------------------------------------------------------------------------------
 
@@ -145,11 +144,14 @@ class Engine:
         now = self.clock.now()
         for stored in self.journal.jobs():
             life = decode_life(stored.life)
-            self.machine.restore(stored.spec, life, now)
+            self.machine.restore(stored.spec, life)
             if not life.state.is_final:
                 self._session(stored.spec.session).unfinished += 1
                 if life.state is effects.JobState.RUNNING:
                     running.append((stored.spec.uid, life.epoch))
+        for stream in ("condition", "service"):
+            self.machine.restore_stream(stream, self.journal.last(stream))
+        self._gather(self.machine.resume_all(now))
         self.step([(b"", Missing(uid=uid, epoch=epoch, reason=missing)) for uid, epoch in running])
 
     # -- the step -----------------------------------------------------------------------------------------------------
@@ -163,11 +165,6 @@ class Engine:
         if deadline is not None and deadline <= now:
             self._gather(self.machine.handle(Tick(), now))
         self._dispatch(now)
-        while self._again:
-            again, self._again = self._again, []
-            for message in again:
-                self._gather(self.machine.handle(message, now))
-            self._dispatch(now)
         try:
             self._commit()
         except StateFull as error:
@@ -209,7 +206,8 @@ class Engine:
                 self._batch.specs.append((record.life.number, record.spec))
                 self._dirty[order.uid] = None  # type: ignore[union-attr]
             elif kind is effects.Replay:
-                self._again.append(self._replay(order))  # type: ignore[arg-type]
+                # At once, before anything else can end the stream that is asked for.
+                self._gather(self.machine.handle(self._replay(order), self.clock.now()))  # type: ignore[arg-type]
             else:
                 self._after.append(order)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from trun.conditions.value import Value
 from trun.core.record import JobRecord
 from trun.errors import UnknownName
 from trun.version import __version__
@@ -49,6 +50,19 @@ def find(engine: Engine, wanted: str) -> JobRecord:
     raise UnknownName(f"service {engine.welcome.name} has no job {wanted!r}.", name=wanted, known=known)
 
 
+def which(engine: Engine, arguments: dict[str, Any]) -> Any:
+    """Return the facts of every job that ``job`` may mean, and the ids nearest to it where there is none."""
+    wanted = str(arguments["job"])
+    try:
+        found = [find(engine, wanted)]
+    except UnknownName as error:
+        found = [record for record in engine.machine.records.values() if record.spec.name == wanted]
+        near = [] if found else list(error.suggestions)
+    else:
+        near = []
+    return {"jobs": [facts(engine, record, reason=False) for record in found], "near": near}
+
+
 def facts(engine: Engine, record: JobRecord, *, reason: bool = True) -> dict[str, Any]:
     """Return what a table shows of one job."""
     life, spec = record.life, record.spec
@@ -59,6 +73,7 @@ def facts(engine: Engine, record: JobRecord, *, reason: bool = True) -> dict[str
         "uid": spec.uid,
         "name": spec.name,
         "service": engine.welcome.name,
+        "seq": life.seq,
         "state": life.state.value,
         "final": life.state.is_final,
         "reason": engine.machine.reason(spec.uid, now) if reason else "",
@@ -67,6 +82,7 @@ def facts(engine: Engine, record: JobRecord, *, reason: bool = True) -> dict[str
         "progress": life.progress,
         "note": life.note,
         "created": life.created,
+        "changed": life.changed,
         "started": began,
         "ended": life.ended or None,
         "waited_s": max(0.0, (began or life.ended or now) - life.created),
@@ -84,10 +100,12 @@ def _chosen(engine: Engine, arguments: dict[str, Any]) -> Iterable[JobRecord]:
     states = arguments.get("state")
     if isinstance(states, str):
         states = [part.strip() for part in states.split(",") if part.strip()]
-    name, since = arguments.get("name"), arguments.get("since")
+    name, since, changed = arguments.get("name"), arguments.get("since"), arguments.get("changed")
     for record in engine.machine.records.values():
         life = record.life
         if states and life.state.value not in states:
+            continue
+        if changed and life.changed < changed:
             continue
         if name and not fnmatch.fnmatchcase(record.spec.name, name) and not fnmatch.fnmatchcase(record.id, name):
             continue
@@ -96,12 +114,36 @@ def _chosen(engine: Engine, arguments: dict[str, Any]) -> Iterable[JobRecord]:
         yield record
 
 
+#: Which jobs are shown first where not all can be; within a rank the newest.
+_RANK = {"running": 0, "lost": 0, "failed": 1, "queued": 2, "held": 2, "waiting": 3, "new": 3}
+
+
 def ps(engine: Engine, arguments: dict[str, Any]) -> Any:
-    """List jobs: ``state`` (comma-separated), ``name`` (pattern), ``since``, ``limit`` (the newest)."""
+    """List jobs: ``state`` (comma-separated), ``name`` (pattern), ``since``, ``never``, ``limit``.
+
+    ``never`` leaves those that can never run. Where ``limit`` leaves jobs out, those that run or failed are kept before
+    those that wait, and these before those that ended well; what is listed is in order of submission.
+    """
     found = list(_chosen(engine, arguments))
-    limit = arguments.get("limit") or len(found)
-    rows = [facts(engine, record) for record in found[-int(limit) :]]
-    return {"service": engine.welcome.name, "total": len(found), "jobs": rows}
+    if arguments.get("never"):
+        found = [record for record in found if can_never_run(engine, record)]
+    shown, limit = found, int(arguments.get("limit") or 0)
+    if 0 < limit < len(found):
+        ranked = sorted(found, key=lambda record: (_RANK.get(record.life.state.value, 4), -record.life.number))
+        shown = sorted(ranked[:limit], key=lambda record: record.life.number)
+    rows = [facts(engine, record) for record in shown]
+    counts = Counter(record.life.state.value for record in found)
+    return {"service": engine.welcome.name, "total": len(found), "counts": dict(counts), "jobs": rows}
+
+
+def can_never_run(engine: Engine, record: JobRecord) -> bool:
+    """Whether the job was dropped because its condition can no longer hold, or is held for that reason."""
+    life = record.life
+    if life.state.value in ("cancelled", "skipped"):
+        return life.kind == "never" or bool(life.root)
+    if life.state.value in ("waiting", "held") and record.spec.when:
+        return engine.machine.explain(record.spec.uid, engine.clock.now()).value <= Value.NEVER
+    return False
 
 
 def jobs(engine: Engine, arguments: dict[str, Any]) -> Any:
@@ -119,6 +161,16 @@ def why(engine: Engine, arguments: dict[str, Any]) -> Any:
     record = find(engine, arguments["job"])
     explanation = engine.machine.explain(record.spec.uid, engine.clock.now())
     return {**explanation.to_dict(), "text": str(explanation), "job": facts(engine, record)}
+
+
+def downstream(engine: Engine, arguments: dict[str, Any]) -> Any:
+    """Return the facts of the jobs that never ran because of how ``job`` ended: what a retry downstream revives."""
+    uid = find(engine, arguments["job"]).spec.uid
+    return [
+        facts(engine, record, reason=False)
+        for record in engine.machine.records.values()
+        if record.life.root == uid and record.life.state.value in ("cancelled", "skipped", "held")
+    ]
 
 
 def story(engine: Engine, arguments: dict[str, Any]) -> Any:
@@ -168,7 +220,7 @@ def log(engine: Engine, arguments: dict[str, Any]) -> Any:
         try:
             with Path(path).open("rb") as file:
                 file.seek(offset)
-                text = file.read(LOG_CHARS)
+                text = whole_characters(file.read(LOG_CHARS))
         except FileNotFoundError:
             text = b""
     return {
@@ -180,6 +232,18 @@ def log(engine: Engine, arguments: dict[str, Any]) -> Any:
         "final": life.state.is_final,
         "path": path or "",
     }
+
+
+def whole_characters(data: bytes) -> bytes:
+    """Return UTF-8 bytes without the begin of a character whose rest has not been written yet."""
+    for back in range(1, min(4, len(data)) + 1):
+        byte = data[-back]
+        if byte >= 0xC0:
+            length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return data[:-back] if length > back else data
+        if byte < 0x80:
+            break
+    return data
 
 
 def resources(engine: Engine, arguments: dict[str, Any]) -> Any:
@@ -224,9 +288,11 @@ def ping(engine: Engine, arguments: dict[str, Any]) -> Any:
 
 VIEWS = {
     "ps": ps,
+    "which": which,
     "jobs": jobs,
     "job": job,
     "why": why,
+    "downstream": downstream,
     "story": story,
     "entries": entries,
     "outcome": outcome,
