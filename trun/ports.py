@@ -83,6 +83,10 @@ class Journal(Protocol):
         """Entries of one stream with seq >= since, in order, at most ``limit``."""
         ...
 
+    def last(self, stream: str) -> int:
+        """Return the highest sequence number of a stream, 0 where it has no entry."""
+        ...
+
     def entry(self, stream: str, seq: int) -> Entry | None:
         """Return one entry."""
         ...

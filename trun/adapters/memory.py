@@ -98,6 +98,10 @@ class MemoryJournal:
         start = bisect.bisect_left(seqs, since)
         return [found[seq] for seq in seqs[start : start + limit]]
 
+    def last(self, stream: str) -> int:
+        """Return the highest sequence number of a stream, 0 where it has no entry."""
+        return max(self._store.streams.get(stream, {}), default=0)
+
     def entry(self, stream: str, seq: int) -> Entry | None:
         """Return one entry, or None where there is none."""
         return self._store.streams.get(stream, {}).get(seq)

@@ -196,6 +196,12 @@ class ReadOnlyJournal:
         with self._reading():
             return [Entry(stream, seq, epoch, when, decode_event(event)) for seq, epoch, when, event in rows]
 
+    def last(self, stream: str) -> int:
+        """Return the highest sequence number of a stream, 0 where it has no entry."""
+        number = self._number(stream)
+        rows = self._rows("SELECT max(seq) FROM entries WHERE job = ?", (number,)) if number is not None else []
+        return int(rows[0][0] or 0) if rows else 0
+
     def entry(self, stream: str, seq: int) -> Entry | None:
         """Return one entry, or None where there is none."""
         for found in self.entries(stream, seq, 1):
