@@ -180,7 +180,9 @@ class Engine:
     @property
     def pending(self) -> bool:
         """Whether something was gathered outside of a step (a session left, the disk was full) and waits for one."""
-        return self.full is None and bool(self._after or self._published or self._dirty or self._answers)
+        return self.full is None and bool(
+            self.streams.pending or self._after or self._published or self._dirty or self._answers
+        )
 
     def _dispatch(self, now: float) -> None:
         room = self.executor.room()
@@ -252,9 +254,10 @@ class Engine:
                 self._remember(entry.stream, event.result)
             if isinstance(event, (*FINAL, Submitted, Retried)):
                 self._count(entry)
-        if published:
+        # Streams first: whoever waits for an answer then knows that its stream has arrived.
+        if published or self.streams.pending:
             for peer, batch in self.streams.publish(published):
-                self._send(peer, [batch] if isinstance(batch, Message) else batch)
+                self._send(peer, batch)
         answers, self._answers = self._answers, []
         for peer, answer in answers:
             self._send(peer, [answer])
@@ -416,16 +419,14 @@ class Engine:
 
     def _listen(self, peer: bytes, message: Listen, now: float) -> None:
         for stream, since in message.streams:
-            for batch in self.streams.listen(peer, stream, since) or ():
-                self._answers.append((peer, batch))
+            self.streams.listen(peer, stream, since)
 
     def _unlisten(self, peer: bytes, message: Unlisten, now: float) -> None:
         for stream in message.streams:
             self.streams.unlisten(peer, stream)
 
     def _credit(self, peer: bytes, message: Credit, now: float) -> None:
-        for batch in self.streams.credit(peer, message.entries) or ():
-            self._answers.append((peer, batch))
+        self.streams.credit(peer, message.entries)
 
     def _ask(self, peer: bytes, message: Ask, now: float) -> None:
         try:
