@@ -357,7 +357,7 @@ class Service:
     def atom_moved(self, key: str, value: int, reason: str = "") -> None:
         """Tell the service the value of an atom that lives in this process."""
         if not self.closed and self._gone is None:
-            self._send([SetAtom(key=key, value=value, reason=reason)])
+            self._send([SetAtom(key=key, value=value, reason=reason, session=self.session)])
 
     # -- with
 
