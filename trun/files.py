@@ -1,142 +1,24 @@
 """Files between services: ``File``, ``publish_file``, ``fetch_url``.
 
-A ``File`` is a value: a path with size and digest, known by its content. ``publish_file`` (inside a job) puts a copy
-into the service's export folder and gives it an address; ``fetch_url`` is a job that brings what an address names
-into the service that runs it. The name at the destination is chosen by the receiver.
-
-Rule: the digest of what is published travels in the address' answer and is checked on arrival; nothing is ever written
-outside of the receiving job's own folder.
+``publish_file`` (inside a job) puts a copy into the service's export folder and gives it an address; ``fetch_url`` is a
+job that brings what an address names to the service that runs it. The work itself is in ``executors.fetch``.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
-import urllib.parse
-import urllib.request
-from pathlib import Path
 from typing import Any
 
-from trun.errors import BadOption, MissingExtra, ServiceUnavailable, UsageError
-from trun.executors.context import current_job
+from trun.adapters.fetching import File, check_scheme
+from trun.deferred import Deferred
+from trun.errors import BadOption
+from trun.executors.fetch import fetch, publish_file
+from trun.handles import Job
+from trun.jobs import make_options, submit_call
 
-_PIECE = 1 << 20
-
-
-class File:
-    """A file as a value: equal where the content is equal.
-
-    Parameters
-    ----------
-    path
-        An existing regular file.
-
-    Attributes
-    ----------
-    path, filename
-        Where it lies here (``Path`` and text).
-    size, digest
-        Bytes, and hexadecimal BLAKE2b-256 of the content.
-    url
-        ``trun://...`` where it was published or fetched by a job, else ``file://...``.
-    """
-
-    __slots__ = ("digest", "path", "size", "url")
-
-    def __init__(self, path: str | os.PathLike[str], *, url: str = "") -> None:
-        self.path = Path(path).expanduser().absolute()
-        if not self.path.is_file():
-            raise FileNotFoundError(f"{self.path} is no file that can be read here.")
-        self.size, self.digest = measure(self.path)
-        self.url = url or self.path.as_uri()
-
-    @property
-    def filename(self) -> str:
-        """The path as text."""
-        return str(self.path)
-
-    def __fspath__(self) -> str:
-        return str(self.path)
-
-    def read_bytes(self) -> bytes:
-        """Return the content."""
-        return self.path.read_bytes()
-
-    def read_text(self, encoding: str = "utf-8") -> str:
-        """Return the content as text."""
-        return self.path.read_text(encoding)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, File) and (other.size, other.digest) == (self.size, self.digest)
-
-    def __hash__(self) -> int:
-        return hash((self.size, self.digest))
-
-    def __repr__(self) -> str:
-        return f"File({str(self.path)!r}, {self.size} bytes)"
-
-    def __reduce__(self) -> Any:
-        return _rebuild, (str(self.path), self.size, self.digest, self.url)
+__all__ = ["File", "fetch_url", "publish_file"]
 
 
-def _rebuild(path: str, size: int, digest: str, url: str) -> File:
-    found = File.__new__(File)
-    found.path, found.size, found.digest, found.url = Path(path), size, digest, url
-    return found
-
-
-def measure(path: Path) -> tuple[int, str]:
-    """Return size in bytes and hexadecimal BLAKE2b-256 of a file."""
-    found = hashlib.blake2b(digest_size=32)
-    size = 0
-    with path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            found.update(piece)
-            size += len(piece)
-    return size, found.hexdigest()
-
-
-def publish_file(path: str | os.PathLike[str]) -> File:
-    """Make a file of the running job fetchable, and return it with its ``trun://`` address.
-
-    The content is copied into the service's export folder (a hard link where that is possible), so the job may remove
-    its own.
-
-    Raises
-    ------
-    UsageError
-        Called outside of a job.
-    FileNotFoundError
-        There is no such file.
-    """
-    job = current_job()
-    if job is None:
-        raise UsageError("publish_file works inside a job only; outside, use trun.File(path).")
-    source = Path(path).expanduser().absolute()
-    if not source.is_file():
-        raise FileNotFoundError(f"{source} is no file, so {job.id} cannot publish it.")
-    name = source.name
-    target = Path(job.export_folder) / job.uid / name
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _copy(source, target)
-    url = f"trun://{job.service_key}/jobs/{job.uid}/files/{urllib.parse.quote(name)}"
-    return File(target, url=url)
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy by way of a temporary name, so that nobody ever sees half a file."""
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        shutil.copyfile(source, part)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def fetch_url(url: Any, auth: Any = None, when: Any = None, service: Any = None) -> Any:
+def fetch_url(url: Any, auth: Any = None, when: Any = None, service: Any = None) -> Job:
     """Submit a job that brings what ``url`` names to the service; its result is a ``File`` there.
 
     Parameters
@@ -151,14 +33,11 @@ def fetch_url(url: Any, auth: Any = None, when: Any = None, service: Any = None)
     service
         Where to; default as in ``submit``.
     """
-    from trun.handles import Deferred
-    from trun.jobs import make_options, submit_call
-
     if not isinstance(url, (str, Deferred)):
         raise BadOption(f"url must be an address such as 'https://host/file', not {url!r}.")
     if isinstance(url, str):
         check_scheme(url)
-    given = {"name": "fetch"}
+    given: dict[str, Any] = {"name": "fetch"}
     if when is not None:
         given["when"] = when
     if service is not None:
@@ -166,95 +45,3 @@ def fetch_url(url: Any, auth: Any = None, when: Any = None, service: Any = None)
     return submit_call(fetch, (url, None if auth is None else str(auth)), {}, make_options(given))
 
 
-def check_scheme(url: str) -> str:
-    """Return the scheme of an address; raise ``BadOption`` where it has none."""
-    scheme = urllib.parse.urlsplit(url).scheme
-    if not scheme:
-        raise BadOption(f"{url!r} is no address; for a file of this machine write {Path(url).absolute().as_uri()!r}.")
-    return scheme
-
-
-def fetch(url: str, auth: str | None = None) -> File:
-    """Bring what an address names into the running job's folder and return it (the payload of ``fetch_url``)."""
-    job = current_job()
-    if job is None:
-        raise UsageError("fetch runs inside a job; use trun.fetch_url(url).")
-    scheme = check_scheme(url)
-    folder = Path(job.export_folder) / job.uid
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    target = folder / _safe_name(url)
-    if scheme == "trun":
-        _fetch_trun(url, target)
-    elif scheme == "file":
-        _copy(_local_path(url), target)
-    elif scheme in ("http", "https"):
-        _fetch_http(url, target)
-    else:
-        _fetch_fsspec(url, target)
-    own = f"trun://{job.service_key}/jobs/{job.uid}/files/{urllib.parse.quote(target.name)}"
-    return File(target, url=own)
-
-
-def _safe_name(url: str) -> str:
-    name = urllib.parse.unquote(urllib.parse.urlsplit(url).path).rstrip("/").rpartition("/")[2]
-    kept = "".join(c if c.isalnum() or c in "._-" else "_" for c in name).lstrip(".")
-    return kept[:150] or "file"
-
-
-def _local_path(url: str) -> Path:
-    parts = urllib.parse.urlsplit(url)
-    if parts.netloc not in ("", "localhost"):
-        raise BadOption(f"{url!r} names the machine {parts.netloc!r}; file:// reaches this machine only.")
-    path = Path(urllib.request.url2pathname(parts.path))
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file, so it cannot be fetched.")
-    return path
-
-
-def _fetch_trun(url: str, target: Path) -> None:
-    """Copy from the export folder of a service of the same user on this machine."""
-    from trun.adapters import folders
-
-    parts = urllib.parse.urlsplit(url)
-    pieces = [urllib.parse.unquote(piece) for piece in parts.path.split("/") if piece]
-    if len(pieces) != 4 or pieces[0] != "jobs" or pieces[2] != "files":
-        raise BadOption(f"{url!r} is no address of a published file: trun://SERVICE/jobs/ID/files/NAME.")
-    if any(piece in (".", "..") or "/" in piece or "\0" in piece for piece in pieces):
-        raise BadOption(f"{url!r} leaves the folder of the job.")
-    folder = folders.service_folder(parts.netloc)
-    if folder is None:
-        raise ServiceUnavailable(f"the service {parts.netloc} of {url} is not known on this machine.")
-    source = Path(folder) / "export" / pieces[1] / pieces[3]
-    if source.is_symlink() or not source.is_file():
-        raise FileNotFoundError(f"the service has published no file at {url}.")
-    _copy(source, target)
-
-
-def _fetch_http(url: str, target: Path) -> None:
-    part = target.with_name(f".{target.name}.part")
-    try:
-        with urllib.request.urlopen(url, timeout=60) as answer, part.open("wb") as file:
-            shutil.copyfileobj(answer, file, _PIECE)
-            expected = answer.headers.get("Content-Length")
-            file.flush()
-            os.fsync(file.fileno())
-        if expected is not None and part.stat().st_size != int(expected):
-            raise ServiceUnavailable(f"{url} broke off after {part.stat().st_size} of {expected} bytes.")
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _fetch_fsspec(url: str, target: Path) -> None:
-    try:
-        import fsspec
-    except ImportError:
-        scheme = urllib.parse.urlsplit(url).scheme
-        raise MissingExtra(f"fetching {scheme}:// needs fsspec: pip install 'trun[remote]'") from None
-    part = target.with_name(f".{target.name}.part")
-    try:
-        with fsspec.open(url, "rb") as source, part.open("wb") as file:
-            shutil.copyfileobj(source, file, _PIECE)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)

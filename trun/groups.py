@@ -10,24 +10,14 @@ import concurrent.futures
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
-from trun.conditions.atoms import (
-    IsAborted,
-    IsCancelled,
-    IsCompleted,
-    IsEnded,
-    IsFailed,
-    IsFinished,
-    IsOk,
-    IsReached,
-    IsSkipped,
-    JobAtom,
-)
-from trun.handles import Job, known_jobs, slot_given_back
-from trun.messages import Cancel, Entry, ErrorInfo
+from trun.conditions.atoms import IsReached, JobAtom
+from trun.handles import Job, slot_given_back
+from trun.messages import Cancel, Entry, ErrorInfo, Event
+from trun.outcomes import Outcomes
 from trun.service import Service
 
 
-class Group(Sequence[Job]):
+class Group(Outcomes, Sequence[Job]):
     """A list of jobs with conditions over all of them."""
 
     def __init__(self, service: Service, uid: str, name: str, jobs: Sequence[Job], chunk: int = 1) -> None:
@@ -71,60 +61,16 @@ class Group(Sequence[Job]):
     def take(self, entry: Entry) -> None:
         """Take one entry of the group's stream (in the link's thread)."""
         self._last = entry
-        for atom in list(self._atoms.values()):
-            atom.see(entry.event)
+        self._see(entry.event)
 
     def refuse(self, error: ErrorInfo) -> None:
         """The group was not accepted; its jobs say so themselves."""
 
     # -- conditions
 
-    def _atom(self, atom: JobAtom) -> JobAtom:
-        known = self._atoms.setdefault(atom.key, atom)
-        known_jobs[self.uid] = self
-        if known is atom and self._last is not None:
-            atom.see(self._last.event)
-        return known
-
-    @property
-    def iscompleted(self) -> JobAtom:
-        """Holds once all have completed; cancelled as soon as one ends badly."""
-        return self._atom(IsCompleted(self))
-
-    @property
-    def isended(self) -> JobAtom:
-        """Holds once all have run to an end of whatever kind."""
-        return self._atom(IsEnded(self))
-
-    @property
-    def isfinished(self) -> JobAtom:
-        """Holds once all are over, whether they ran or not."""
-        return self._atom(IsFinished(self))
-
-    @property
-    def isfailed(self) -> JobAtom:
-        """Holds once one of them has failed."""
-        return self._atom(IsFailed(self))
-
-    @property
-    def isaborted(self) -> JobAtom:
-        """Holds once one of them was aborted."""
-        return self._atom(IsAborted(self))
-
-    @property
-    def iscancelled(self) -> JobAtom:
-        """Holds once one of them was cancelled."""
-        return self._atom(IsCancelled(self))
-
-    @property
-    def isskipped(self) -> JobAtom:
-        """Holds once one of them was skipped."""
-        return self._atom(IsSkipped(self))
-
-    @property
-    def isok(self) -> JobAtom:
-        """Holds once all have completed or were skipped."""
-        return self._atom(IsOk(self))
+    def _past(self) -> Iterator[Event]:
+        if self._last is not None:
+            yield self._last.event
 
     def reaches(self, share: int | str) -> JobAtom:
         """Holds once so many have completed: a number, or a percentage such as ``"60%"`` (rounded up)."""

@@ -18,34 +18,25 @@ import sys
 import threading
 import time
 import uuid
-import weakref
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import trun.errors as errors
 import trun.service as services
 from trun.adapters import pickles
 from trun.adapters.blobs import BlobFolder
 from trun.conditions.atoms import (
-    IsAborted,
-    IsCancelled,
-    IsCompleted,
-    IsEnded,
-    IsFailed,
-    IsFinished,
     IsMessage,
-    IsOk,
     IsProgress,
     IsQueued,
-    IsReached,
     IsResult,
-    IsSkipped,
     IsStarted,
     JobAtom,
 )
 from trun.conditions.explain import Explanation
 from trun.core.record import JobState
+from trun.deferred import Deferred, Piece
 from trun.errors import JobAborted, JobCancelled, JobFailed, JobSkipped, ServiceUnavailable
 from trun.executors.context import current_job
 from trun.messages import (
@@ -55,14 +46,12 @@ from trun.messages import (
     Cancel,
     Cancelled,
     Completed,
-    Counted,
     Entry,
     ErrorInfo,
     Event,
     Failed,
     Held,
     Hold,
-    Improved,
     Lost,
     Progress,
     Queued,
@@ -71,7 +60,6 @@ from trun.messages import (
     Resume,
     Retried,
     Retry,
-    Said,
     Skipped,
     Started,
     Submitted,
@@ -79,6 +67,7 @@ from trun.messages import (
     Tell,
     Waiting,
 )
+from trun.outcomes import Outcomes
 from trun.service import Service
 
 _STATE: dict[type[Event], JobState] = {
@@ -114,69 +103,7 @@ def slot_given_back() -> Iterator[None]:
         home.do(Resume(uid=job.uid, epoch=job.epoch), timeout=None)
 
 
-#: Jobs of this process whose conditions or results were used: what another service may need to hear of. uid -> job.
-known_jobs: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
-
-
-class Deferred:
-    """Base of what stands for a result that is not there yet: as an argument it is filled in at the service."""
-
-    __slots__ = ()
-
-    def __trun_deferred__(self) -> tuple[str, tuple[tuple[str, Any], ...]]:
-        raise NotImplementedError
-
-    def __bool__(self) -> NoReturn:
-        raise TypeError(f"{self!r} is not known yet, so it is neither true nor false; use .result() first.")
-
-    def __len__(self) -> NoReturn:
-        raise TypeError(f"{self!r} is not known yet, so it has no length; use .result() first.")
-
-    def __iter__(self) -> Iterator[Any]:
-        raise TypeError(f"{self!r} is not known yet, so it cannot be iterated over; use .result() first.")
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        job = self if isinstance(self, Job) else self._job  # type: ignore[attr-defined]
-        known_jobs[job.uid] = job
-        return pickles.defer(*self.__trun_deferred__())
-
-
-class Piece(Deferred):
-    """A part of a job's result: ``job.output``, ``job[1]``, ``job.attr``, and pieces of those.
-
-    ``.result(timeout=None)`` waits for the job and takes the piece out of its result.
-    """
-
-    __slots__ = ("_job", "_path")
-
-    def __init__(self, job: Job, path: tuple[tuple[str, Any], ...] = ()) -> None:
-        self._job = job
-        self._path = path
-
-    def __trun_deferred__(self) -> tuple[str, tuple[tuple[str, Any], ...]]:
-        return self._job.uid, self._path
-
-    def __getattr__(self, name: str) -> Piece:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return Piece(self._job, (*self._path, ("attr", name)))
-
-    def __getitem__(self, key: Any) -> Piece:
-        return Piece(self._job, (*self._path, ("item", key)))
-
-    def __repr__(self) -> str:
-        text = "".join(f".{key}" if kind == "attr" else f"[{key!r}]" for kind, key in self._path)
-        return f"<{self._job.name}.output{text}>"
-
-
-def take_piece(value: Any, path: Sequence[tuple[str, Any]]) -> Any:
-    """Return the piece of ``value`` at ``path``."""
-    for kind, key in path:
-        value = getattr(value, key) if kind == "attr" else value[key]
-    return value
-
-
-class Job(Deferred, concurrent.futures.Future[Any]):
+class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
     """One unit of work at a service. Made by ``submit``; never by hand.
 
     As an argument of another job it means its output. ``id`` (``fit#7``) waits until the service has accepted it.
@@ -228,8 +155,7 @@ class Job(Deferred, concurrent.futures.Future[Any]):
                 self._progress = event  # type: ignore[assignment]
             if kind is not Attempted and len(self._messages) < KEPT_MESSAGES:
                 self._messages.append(entry)
-        for atom in list(self._atoms.values()):
-            atom.see(event)
+        self._see(event)
         if isinstance(event, FINAL):
             self._times[2] = entry.time
             self._final = event
@@ -243,8 +169,7 @@ class Job(Deferred, concurrent.futures.Future[Any]):
         self._refused = error
         if not self._id:
             self._now = JobState.CANCELLED
-        for atom in list(self._atoms.values()):
-            atom.see(Cancelled(reason=error.message, kind="owner"))
+        self._see(Cancelled(reason=error.message, kind="owner"))
         if self._accepted is not None:
             self._accepted.set()
         self._finish()
@@ -431,46 +356,15 @@ class Job(Deferred, concurrent.futures.Future[Any]):
 
     # -- conditions
 
-    def _atom(self, atom: JobAtom) -> JobAtom:
-        known = self._atoms.get(atom.key)
-        if known is not None:
-            return known
-        self._atoms[atom.key] = atom
-        known_jobs[self.uid] = self
+    def _past(self) -> Iterator[Event]:
         if self._now is JobState.QUEUED:
-            atom.see(Queued())
+            yield Queued()
         if self._times[1]:
-            atom.see(Started())
+            yield Started()
         for entry in list(self._messages):
-            atom.see(entry.event)
+            yield entry.event
         if self._final is not None:
-            atom.see(self._final)
-        return atom
-
-    @property
-    def iscompleted(self) -> JobAtom:
-        """Holds once the job has completed; cancelled if it ends otherwise."""
-        return self._atom(IsCompleted(self))
-
-    @property
-    def isfailed(self) -> JobAtom:
-        """Holds once the job has failed (raised, timeout, memory, died, lost), after its last retry."""
-        return self._atom(IsFailed(self))
-
-    @property
-    def isaborted(self) -> JobAtom:
-        """Holds once the job was stopped on purpose while it ran."""
-        return self._atom(IsAborted(self))
-
-    @property
-    def iscancelled(self) -> JobAtom:
-        """Holds once the job was cancelled before it started."""
-        return self._atom(IsCancelled(self))
-
-    @property
-    def isskipped(self) -> JobAtom:
-        """Holds once the job was skipped."""
-        return self._atom(IsSkipped(self))
+            yield self._final
 
     @property
     def isstarted(self) -> JobAtom:
@@ -481,21 +375,6 @@ class Job(Deferred, concurrent.futures.Future[Any]):
     def isqueued(self) -> JobAtom:
         """Holds once the job's own condition holds."""
         return self._atom(IsQueued(self))
-
-    @property
-    def isended(self) -> JobAtom:
-        """Holds once the job has run to an end of whatever kind."""
-        return self._atom(IsEnded(self))
-
-    @property
-    def isfinished(self) -> JobAtom:
-        """Holds once the job is over, whether it ran or not."""
-        return self._atom(IsFinished(self))
-
-    @property
-    def isok(self) -> JobAtom:
-        """Holds once the job has completed or was skipped; cancelled if it ends otherwise."""
-        return self._atom(IsOk(self))
 
     def improved(self, expression: str) -> JobAtom:
         """Holds once an intermediate or final result satisfies the expression (``"chisq < 2"``)."""
@@ -513,6 +392,9 @@ class Job(Deferred, concurrent.futures.Future[Any]):
 
     def __trun_deferred__(self) -> tuple[str, tuple[tuple[str, Any], ...]]:
         return self.uid, ()
+
+    def _owner(self) -> Job:
+        return self
 
     @property
     def output(self) -> Piece:
@@ -659,6 +541,3 @@ def _refusal(info: ErrorInfo) -> Exception:
     if from_name == "ServiceUnavailable":
         return ServiceUnavailable(info.message)
     return services.remote_error(info)
-
-
-__all__ = ["Counted", "Deferred", "Improved", "IsReached", "Job", "Piece", "Said", "take_piece"]

@@ -27,11 +27,13 @@ from trun.conditions.algebra import And, Condition
 from trun.conditions.atoms import Atom, IsCompleted, JobAtom, Level
 from trun.conditions.timing import span_seconds
 from trun.core.units import memory_bytes
+from trun.deferred import Piece
 from trun.errors import BadOption, NeverCondition, UnknownName, UsageError
 from trun.executors.context import current_job
 from trun.groups import Group
-from trun.handles import Job, Piece, known_jobs
+from trun.handles import Job
 from trun.messages import Call, JobSpec
+from trun.outcomes import known_jobs
 from trun.service import Service
 
 ON_NEVER = ("cancel", "hold", "skip", "run")

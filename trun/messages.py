@@ -221,15 +221,6 @@ class Counted(Event, frozen=True):
     skipped: int = 0
 
 
-class Notified(Event, frozen=True):
-    """The condition of a job is decided; entries of the stream ``condition``. ``witness`` names the atoms that decided."""
-
-    job: str
-    #: ready or cancelled
-    status: str
-    witness: tuple[str, ...] = ()
-
-
 #: Events after which a run of a job is over.
 FINAL = (Completed, Failed, Aborted, Cancelled, Skipped)
 

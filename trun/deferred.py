@@ -1,0 +1,80 @@
+"""What stands for a result that is not there yet: ``Deferred`` and ``Piece``.
+
+As an argument of a job it is filled in at the service that runs it; used here and now (``bool``, ``len``, ``iter``)
+it says that it is too early. Knows pickles and nothing of services.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+from trun.adapters import pickles
+from trun.outcomes import known_jobs
+
+Path = tuple[tuple[str, Any], ...]
+
+
+class Deferred:
+    """Base of a job and of the pieces of its result."""
+
+    __slots__ = ()
+
+    def __trun_deferred__(self) -> tuple[str, Path]:
+        raise NotImplementedError
+
+    def _owner(self) -> Any:
+        """Return the job."""
+        raise NotImplementedError
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(f"{self!r} is not known yet, so it is neither true nor false; use .result() first.")
+
+    def __len__(self) -> NoReturn:
+        raise TypeError(f"{self!r} is not known yet, so it has no length; use .result() first.")
+
+    def __iter__(self) -> Iterator[Any]:
+        raise TypeError(f"{self!r} is not known yet, so it cannot be iterated over; use .result() first.")
+
+    def __contains__(self, item: object) -> NoReturn:
+        raise TypeError(f"{self!r} is not known yet, so nothing can be looked for in it; use .result() first.")
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        job = self._owner()
+        known_jobs[job.uid] = job
+        return pickles.defer(*self.__trun_deferred__())
+
+
+class Piece(Deferred):
+    """A part of a job's result: ``job.output``, ``job[1]``, ``job.attr``, and pieces of those."""
+
+    __slots__ = ("_job", "_path")
+
+    def __init__(self, job: Any, path: Path = ()) -> None:
+        self._job = job
+        self._path = path
+
+    def __trun_deferred__(self) -> tuple[str, Path]:
+        return self._job.uid, self._path
+
+    def _owner(self) -> Any:
+        return self._job
+
+    def __getattr__(self, name: str) -> Piece:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return Piece(self._job, (*self._path, ("attr", name)))
+
+    def __getitem__(self, key: Any) -> Piece:
+        return Piece(self._job, (*self._path, ("item", key)))
+
+    def __repr__(self) -> str:
+        text = "".join(f".{key}" if kind == "attr" else f"[{key!r}]" for kind, key in self._path)
+        return f"<{self._job.name}.output{text}>"
+
+
+def take_piece(value: Any, path: Sequence[tuple[str, Any]]) -> Any:
+    """Return the piece of ``value`` at ``path``."""
+    for kind, key in path:
+        value = getattr(value, key) if kind == "attr" else value[key]
+    return value

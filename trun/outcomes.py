@@ -1,0 +1,93 @@
+"""Conditions that a job and a group have in common: one property per outcome.
+
+``Outcomes`` is a mix-in: it makes atoms over ``self`` (anything with a ``uid`` and a ``service_key``), keeps each
+once, and lets them see what has already happened. Who follows the stream passes every event on to ``_see``.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+from trun.conditions.atoms import (
+    IsAborted,
+    IsCancelled,
+    IsCompleted,
+    IsEnded,
+    IsFailed,
+    IsFinished,
+    IsOk,
+    IsSkipped,
+    JobAtom,
+)
+from trun.messages import Event
+
+#: Jobs and groups of this process whose conditions or results were used: what another service may need to hear of.
+known_jobs: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+
+
+class Outcomes:
+    """Conditions on how a job, or all members of a group, end."""
+
+    uid: str
+    _atoms: dict[str, JobAtom]
+
+    def _past(self) -> Iterable[Event]:
+        """Return the events that an atom made now has missed, in order."""
+        raise NotImplementedError
+
+    def _atom(self, atom: JobAtom) -> JobAtom:
+        known = self._atoms.get(atom.key)
+        if known is not None:
+            return known
+        self._atoms[atom.key] = atom
+        known_jobs[self.uid] = self
+        for event in list(self._past()):
+            atom.see(event)
+        return atom
+
+    def _see(self, event: Event) -> None:
+        if self._atoms:
+            for atom in list(self._atoms.values()):
+                atom.see(event)
+
+    @property
+    def iscompleted(self) -> JobAtom:
+        """Holds once the job (each member) has completed; cancelled as soon as it ends otherwise."""
+        return self._atom(IsCompleted(self))
+
+    @property
+    def isfailed(self) -> JobAtom:
+        """Holds once the job (a member) has failed: raised, timeout, memory, died, lost, after its last retry."""
+        return self._atom(IsFailed(self))
+
+    @property
+    def isaborted(self) -> JobAtom:
+        """Holds once the job (a member) was stopped on purpose while it ran."""
+        return self._atom(IsAborted(self))
+
+    @property
+    def iscancelled(self) -> JobAtom:
+        """Holds once the job (a member) was cancelled before it started."""
+        return self._atom(IsCancelled(self))
+
+    @property
+    def isskipped(self) -> JobAtom:
+        """Holds once the job (a member) was skipped."""
+        return self._atom(IsSkipped(self))
+
+    @property
+    def isended(self) -> JobAtom:
+        """Holds once the job (each member) has run to an end of whatever kind."""
+        return self._atom(IsEnded(self))
+
+    @property
+    def isfinished(self) -> JobAtom:
+        """Holds once the job (each member) is over, whether it ran or not."""
+        return self._atom(IsFinished(self))
+
+    @property
+    def isok(self) -> JobAtom:
+        """Holds once the job (each member) has completed or was skipped; cancelled if it ends otherwise."""
+        return self._atom(IsOk(self))
