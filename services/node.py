@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from trun.adapters import folders
 from trun.adapters.clock import SteadyClock
 from trun.adapters.sqlite import SqliteJournal
 from trun.adapters.wire import RouterEndpoint
@@ -103,6 +104,7 @@ def compose(options: argparse.Namespace) -> Driver:
         views=dict(VIEWS),
     )
     executor.open()
+    folders.register_service(key, folder)
     engine.recover()
     facts = {"pid": os.getpid(), "address": options.address, "name": options.name, "owner": options.owner}
     (folder / "node.json").write_text(json.dumps(facts))

@@ -38,7 +38,7 @@ REFUSED_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs",
 DOUBTFUL_FILE_SYSTEMS = frozenset({"lustre", "gpfs", "beegfs", "ceph", "fuse.glusterfs", "fuse.ceph-fuse", "9p"})
 
 
-# -- the three places ---------------------------------------------------------------------------------------------------
+# -- the three places -------------------------------------------------------------------------------------------------
 
 
 def state_folder() -> Path:
@@ -96,7 +96,7 @@ def private_folder(path: Path, *, variable: str = "") -> Path:
     return path
 
 
-# -- sockets ------------------------------------------------------------------------------------------------------------
+# -- sockets ----------------------------------------------------------------------------------------------------------
 
 
 def socket_address(name: str) -> str:
@@ -116,7 +116,7 @@ def check_socket_path(path: str) -> None:
         )
 
 
-# -- run folders: one for each run of a script --------------------------------------------------------------------------
+# -- run folders: one for each run of a script ------------------------------------------------------------------------
 
 
 def run_name() -> str:
@@ -208,7 +208,7 @@ def _remove_if_free(path: Path) -> bool:
     return True
 
 
-# -- one owner ----------------------------------------------------------------------------------------------------------
+# -- one owner --------------------------------------------------------------------------------------------------------
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -257,15 +257,15 @@ class FolderLock:
             self._fd = -1
 
 
-def held_by(folder: Path, who: Holder) -> StateHeld:
-    """Return the error that says who holds the folder."""
+def held_by(path: Path, who: Holder, *, what: str = "state folder") -> StateHeld:
+    """Return the error that says who holds a folder or a socket."""
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(who.since)) if who.since else "an unknown time"
     process = f"process {who.pid}" if who.pid else "another process"
     return StateHeld(
-        f"the state folder {folder} is held by {process} since {since}; stop it first, or choose another folder.",
+        f"the {what} {path} is held by {process} since {since}; stop it first, or choose another.",
         pid=who.pid,
         since=who.since,
-        path=str(folder),
+        path=str(path),
     )
 
 
@@ -300,3 +300,29 @@ def file_system(folder: Path) -> str:
         if left.split()[2] == wanted:
             return right.split()[0]
     return ""
+
+
+# -- where the services of this user lie ------------------------------------------------------------------------------
+
+
+def register_service(key: str, folder: Path) -> None:
+    """Note where the service with this key keeps its files, for others of the same user on this machine."""
+    note = runtime_folder() / "services" / _plain_key(key)
+    note.parent.mkdir(exist_ok=True, mode=0o700)
+    part = note.with_suffix(f".{os.getpid()}")
+    part.write_text(str(folder))
+    part.replace(note)
+
+
+def service_folder(key: str) -> Path | None:
+    """Return the folder of the service with this key, or None where it is not known here."""
+    try:
+        return Path((runtime_folder() / "services" / _plain_key(key)).read_text())
+    except FileNotFoundError:
+        return None
+
+
+def _plain_key(key: str) -> str:
+    if not key or not all(char.isalnum() or char in "-_" for char in key):
+        raise BadOption(f"{key!r} is no key of a service.")
+    return key
