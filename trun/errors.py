@@ -108,6 +108,12 @@ class MissingExtra(UsageError, ImportError):
     code = "T109"
 
 
+class UnknownInCondition(ConditionSyntaxError, UnknownName):
+    """The text of a condition speaks of something that has no such name."""
+
+    code = "T111"
+
+
 class ConditionWarning(UserWarning):
     """A condition that is legal, but probably not what was meant."""
 

@@ -1,7 +1,7 @@
 """Conditions: expressions that say when a job may run. Pure, except for ``depends``.
 
 ``value`` the chain of five, ``algebra`` the tree, ``atoms`` and ``timing`` its leaves, ``resolver`` who waits for what,
-``text`` and ``wire`` its two written forms, ``explain`` why, ``check`` what can be known beforehand, ``depends`` the
+``text`` (with ``writing`` and ``naming``) and ``wire`` its two written forms, ``explain`` why, ``check`` what can be known beforehand, ``depends`` the
 resolver with callbacks for a process of its own. Everybody above may come in; we know only messages and errors.
 """
 
@@ -43,6 +43,7 @@ from trun.conditions.atoms import (
     free,
     url_ok,
 )
+from trun.conditions.text import parse
 from trun.conditions.timing import after, at, before, cron, held, since
 from trun.conditions.value import Value
 
@@ -85,6 +86,7 @@ __all__ = [
     "free",
     "held",
     "never",
+    "parse",
     "settled",
     "since",
     "url_ok",
