@@ -1,9 +1,12 @@
-"""Where things lie: state, configuration, sockets, the run folders of scripts, and the lock that gives a folder one owner.
+"""Where things lie: state, configuration, sockets, the run folders of scripts, and the lock that gives a folder one
+owner.
 
-Each place is named by a variable (``TRUN_STATE_DIR``, ``TRUN_CONFIG_DIR``, ``TRUN_RUNTIME_DIR``) or is the platform's own
-(XDG on Linux). Folders are made 0700; one that belongs to somebody else, or that others may write to, is refused.
+Each place is named by a variable (``TRUN_STATE_DIR``, ``TRUN_CONFIG_DIR``, ``TRUN_RUNTIME_DIR``) or is the
+platform's own (XDG on Linux). Folders are made 0700; one that belongs to somebody else, or that others may write
+to, is refused.
 
-Does not know what is written into the folders. Who may come in: the other adapters, the node, and the composition rooms.
+Does not know what is written into the folders. Who may come in: the other adapters, the node, and the composition
+rooms.
 Rule: nothing is ever made in the working folder, and a folder that a living process holds is never removed.
 """
 
@@ -244,7 +247,8 @@ class FolderLock:
         except OSError as error:
             os.close(fd)
             if not isinstance(error, BlockingIOError):
-                raise StateError(f"the folder {folder} cannot be locked ({error.strerror}).", path=str(folder)) from error
+                text = f"the folder {folder} cannot be locked ({error.strerror})."
+                raise StateError(text, path=str(folder)) from error
             raise held_by(folder, holder(folder) or Holder()) from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, json.dumps({"pid": os.getpid(), "since": time.time()}).encode(), 0)

@@ -1,7 +1,8 @@
 """The journal in memory: the contract of ``ports.Journal`` without a disk.
 
-For tests, for demonstrations, and for a service whose record nobody needs after its end. It keeps values, not bytes, so it
-is the fastest journal and says nothing about durability; ``reopen`` plays the restart of a service on the same store.
+For tests, for demonstrations, and for a service whose record nobody needs after its end. It keeps values, not
+bytes, so it is the fastest journal and says nothing about durability; ``reopen`` plays the restart of a service on
+the same store.
 
 Who may come in: whoever composes a service, and the tests. Rule: it refuses whatever the durable journal refuses.
 """

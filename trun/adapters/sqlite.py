@@ -1,10 +1,11 @@
 """The journal of a service in one SQLite file: a write-ahead log, synchronised at each commit, one writing process.
 
-When ``commit`` returns, the batch survives kill -9 and power loss. The file is made under another name and renamed when it
-is whole, carries its format in ``user_version``, is checked at each opening, and belongs to the process that holds the
-folder's lock. The only room that knows ``sqlite3``; it does not know what the bytes mean that it keeps (see ``core.codec``),
-except whether a job is over. ``SYNCHRONOUS=NORMAL`` was turned down: it lost acknowledged commits at 49 of 50 power cuts and
-is no faster for batches; a log format of our own was turned down because batching gives back what SQLite costs.
+When ``commit`` returns, the batch survives kill -9 and power loss. The file is made under another name and renamed
+when it is whole, carries its format in ``user_version``, is checked at each opening, and belongs to the process
+that holds the folder's lock. The only room that knows ``sqlite3``; it does not know what the bytes mean that it
+keeps (see ``core.codec``), except whether a job is over. ``SYNCHRONOUS=NORMAL`` was turned down: it lost
+acknowledged commits at 49 of 50 power cuts and is no faster for batches; a log format of our own was turned down
+because batching gives back what SQLite costs.
 
 Who may come in: whoever composes a node (``SqliteJournal``), and reading verbs without a node (``read_only``).
 Rule: the schema changes by a new VERSION and a step in MIGRATIONS, never in place; damage is reported, never dropped.
@@ -25,7 +26,8 @@ from typing import Any
 
 import msgspec
 
-from trun.adapters.folders import DOUBTFUL_FILE_SYSTEMS, REFUSED_FILE_SYSTEMS, FolderLock, file_system
+from trun.adapters.folders import FolderLock
+from trun.adapters.space import Ballast, is_out_of_space, make_state_folder, sync
 from trun.core.codec import decode_event, decode_spec, encode
 from trun.core.record import FINAL_STATES
 from trun.errors import InvariantError, StateDamaged, StateError, StateFull, StateVersion, TrunError
@@ -34,15 +36,16 @@ from trun.ports import Batch, StoredJob
 
 _log = logging.getLogger(__name__)
 
-#: Name of the journal in its folder, and of the space that is kept back for outcomes.
+#: Name of the journal in its folder.
 FILE = "journal.sqlite"
-BALLAST = "ballast"
-BALLAST_BYTES = 16 * 1024 * 1024
 #: Format of the file (``user_version``); ``application_id`` says that it is ours.
 VERSION = 1
 APPLICATION_ID = 0x7472756E
-#: Pages of 4 KiB after which the log is moved into the file.
-CHECKPOINT_PAGES = 4000
+#: The log is moved into the file after so many pages of 4 KiB; sizes are in KiB (negative) and in bytes.
+PRAGMAS = (
+    *("journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=4000"),
+    *("cache_size=-16000", "journal_size_limit=67108864"),
+)
 #: Rows per INSERT: a statement for many rows costs half of one statement per row.
 ROWS = 50
 
@@ -77,7 +80,7 @@ class _Head(msgspec.Struct, array_like=True):
 _head = msgspec.msgpack.Decoder(_Head).decode
 
 
-# -- foreign errors become ours -----------------------------------------------------------------------------------------
+# -- foreign errors become ours ---------------------------------------------------------------------------------------
 
 
 def translate(error: sqlite3.Error, path: Path) -> TrunError:
@@ -86,7 +89,7 @@ def translate(error: sqlite3.Error, path: Path) -> TrunError:
     kind = code & 0xFF
     facts = {"path": str(path)}
     if kind == sqlite3.SQLITE_FULL or (
-        kind == sqlite3.SQLITE_IOERR and code != sqlite3.SQLITE_IOERR_FSYNC and _is_out_of_space(path.parent)
+        kind == sqlite3.SQLITE_IOERR and code != sqlite3.SQLITE_IOERR_FSYNC and is_out_of_space(path.parent)
     ):
         return StateFull(f"no space is left for the state folder {path.parent}; free some, then go on.", **facts)
     if kind in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
@@ -108,23 +111,7 @@ def _damaged(path: Path, why: str) -> StateDamaged:
     )
 
 
-def _is_out_of_space(folder: Path) -> bool:
-    """Return whether a small file can not be written for want of space or quota."""
-    probe = folder / f".probe-{os.getpid()}"
-    try:
-        with open(probe, "wb") as file:
-            file.write(b"\1" * 65536)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink()
-    return False
-
-
-# -- reading ------------------------------------------------------------------------------------------------------------
+# -- reading ----------------------------------------------------------------------------------------------------------
 
 
 class ReadOnlyJournal:
@@ -148,7 +135,7 @@ class ReadOnlyJournal:
             return connection.execute(query, arguments).fetchall()
 
     def meta(self) -> dict[str, str]:
-        """Return the facts about the store: ``service_key``, ``epoch``, ``version`` (format of the file), ``created``."""
+        """Return ``service_key``, ``epoch``, ``version`` (format of the file) and ``created``."""
         return dict(self._rows("SELECT name, value FROM meta"))
 
     def jobs(self, *, live_only: bool = False) -> Iterator[StoredJob]:
@@ -255,7 +242,7 @@ def _check_version(connection: sqlite3.Connection, path: Path) -> int:
     return int(found)
 
 
-# -- writing ------------------------------------------------------------------------------------------------------------
+# -- writing ----------------------------------------------------------------------------------------------------------
 
 
 class SqliteJournal(ReadOnlyJournal):
@@ -277,24 +264,23 @@ class SqliteJournal(ReadOnlyJournal):
 
     def __init__(self, folder: Path | str) -> None:
         place = Path(folder).expanduser().absolute()
-        _prepare(place)
+        make_state_folder(place)
         self._lock = FolderLock(place)
         self._broken: StateError | None = None
         #: True from the first time that space ran out until there is enough again: accept no new jobs meanwhile.
         self.full = False
-        self._full_checked = 0.0
         try:
             connection = _open(place / FILE, self.factory)
         except BaseException:
             self._lock.release()
             raise
         super().__init__(connection, place / FILE)
-        self._ballast = place / BALLAST
+        self._ballast = Ballast(place)
         self._closed = False
         try:
             self._meta = self._begin_epoch()
             self._named = {name: number for number, name in self._rows("SELECT number, name FROM streams")}
-            if not self._load_ballast():
+            if not self._ballast.load():
                 _log.warning("state folder has no space for its reserve folder=%s", place)
         except BaseException:
             self.close()
@@ -308,10 +294,10 @@ class SqliteJournal(ReadOnlyJournal):
         return super().meta()
 
     def meta(self) -> dict[str, str]:
-        """Return the facts about the store: ``service_key``, ``epoch``, ``version`` (format of the file), ``created``."""
+        """Return ``service_key``, ``epoch``, ``version`` (format of the file) and ``created``."""
         return dict(self._meta)
 
-    # -- commit ---------------------------------------------------------------------------------------------------------
+    # -- commit -------------------------------------------------------------------------------------------------------
 
     def commit(self, batch: Batch) -> None:
         """Write the batch, all of it or nothing; when this returns it survives kill -9 and power loss.
@@ -328,7 +314,9 @@ class SqliteJournal(ReadOnlyJournal):
         """
         if self._broken is not None:
             raise self._broken
-        if self.full and not self._has_space_again() and batch.specs:
+        if self.full and self._ballast.try_again():
+            self.full = False
+        if self.full and batch.specs:
             raise StateFull(
                 f"no space is left for the state folder {self.path.parent}; no new jobs are accepted until there is.",
                 path=str(self.path),
@@ -336,7 +324,7 @@ class SqliteJournal(ReadOnlyJournal):
         try:
             self._write(batch)
         except StateFull:
-            if not self._drop_ballast():
+            if not self._ballast.drop():
                 raise
             self._write(batch)
 
@@ -398,44 +386,6 @@ class SqliteJournal(ReadOnlyJournal):
             self._connection.execute("INSERT INTO streams VALUES (?, ?)", (number, stream))
         return number
 
-    # -- space ----------------------------------------------------------------------------------------------------------
-
-    def _load_ballast(self) -> bool:
-        """Keep space back (blocks that are taken, not a sparse file); False where there is not enough."""
-        try:
-            fd = os.open(self._ballast, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError:
-            return False
-        try:
-            if os.fstat(fd).st_blocks * 512 < BALLAST_BYTES:
-                _fill(fd, BALLAST_BYTES)
-        except OSError:
-            with contextlib.suppress(OSError):
-                self._ballast.unlink()
-            return False
-        finally:
-            os.close(fd)
-        return True
-
-    def _drop_ballast(self) -> bool:
-        """Give the reserve to the journal; False where there is none."""
-        try:
-            self._ballast.unlink()
-        except OSError:
-            return False
-        _log.error("state folder is full, its reserve is used for outcomes folder=%s", self.path.parent)
-        return True
-
-    def _has_space_again(self) -> bool:
-        """Try, at most once a second, to keep the reserve back again."""
-        now = time.monotonic()
-        if now - self._full_checked >= 1.0:
-            self._full_checked = now
-            if self._load_ballast() and not _is_out_of_space(self.path.parent):
-                _log.warning("state folder has space again folder=%s", self.path.parent)
-                self.full = False
-        return not self.full
-
     def close(self) -> None:
         """Move the log into the file, give back the reserve and the folder; a second call does nothing."""
         if self._closed:
@@ -443,8 +393,7 @@ class SqliteJournal(ReadOnlyJournal):
         self._closed = True
         with contextlib.suppress(sqlite3.Error):
             self._connection.close()
-        with contextlib.suppress(OSError):
-            self._ballast.unlink()
+        self._ballast.drop()
         self._lock.release()
 
 
@@ -462,36 +411,7 @@ def _insert_rows(connection: sqlite3.Connection, head: str, width: int, values: 
         connection.execute(statement, values[start : start + width])
 
 
-def _fill(fd: int, size: int) -> None:
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(fd, 0, size)
-    else:
-        for start in range(0, size, 1 << 20):
-            os.pwrite(fd, b"\1" * (1 << 20), start)
-
-
-# -- opening ------------------------------------------------------------------------------------------------------------
-
-
-def _prepare(folder: Path) -> None:
-    """Make the folder, and refuse one where a write-ahead log is not safe."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise StateError(
-            f"the state folder {folder} cannot be made ({error.strerror}); "
-            "choose another with state= or TRUN_STATE_DIR.",
-            path=str(folder),
-        ) from error
-    kind = file_system(folder)
-    if kind in REFUSED_FILE_SYSTEMS:
-        raise StateError(
-            f"the state folder {folder} lies on a network file system ({kind}), where a journal is not safe; "
-            "choose a folder on a local disk with state= or TRUN_STATE_DIR.",
-            path=str(folder),
-        )
-    if kind in DOUBTFUL_FILE_SYSTEMS:
-        _log.warning("state folder lies on a shared file system, use it from one host only folder=%s kind=%s", folder, kind)
+# -- opening ----------------------------------------------------------------------------------------------------------
 
 
 def _open(path: Path, factory: type[sqlite3.Connection]) -> sqlite3.Connection:
@@ -518,13 +438,7 @@ def _open(path: Path, factory: type[sqlite3.Connection]) -> sqlite3.Connection:
 def _connect(path: Path, factory: type[sqlite3.Connection] = sqlite3.Connection) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0, factory=factory)
     try:
-        for pragma in (
-            "journal_mode=WAL",
-            "synchronous=FULL",
-            f"wal_autocheckpoint={CHECKPOINT_PAGES}",
-            "cache_size=-16000",
-            "journal_size_limit=67108864",
-        ):
+        for pragma in PRAGMAS:
             connection.execute(f"PRAGMA {pragma}").close()
     except BaseException:
         connection.close()
@@ -546,12 +460,13 @@ def _create(path: Path) -> None:
     try:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with contextlib.closing(_connect(temporary)) as connection:
-            connection.executescript(f"BEGIN; {SCHEMA} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={VERSION};")
+            marks = f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={VERSION};"
+            connection.executescript(f"BEGIN; {SCHEMA} {marks}")
             connection.executemany("INSERT INTO meta VALUES (?, ?)", facts.items())
             connection.execute("COMMIT")
-        _sync(temporary)
+        sync(temporary)
         os.rename(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
     except sqlite3.Error as error:
         raise translate(error, path) from error
     except OSError as error:
@@ -570,7 +485,7 @@ def _migrate(connection: sqlite3.Connection, path: Path, version: int) -> None:
     backup = path.with_name(f"{FILE}.v{version}.backup")
     with contextlib.closing(sqlite3.connect(backup)) as copy:
         connection.backup(copy)
-    _sync(backup)
+    sync(backup)
     _log.warning("journal is brought to a newer format from=%d to=%d backup=%s", version, VERSION, backup)
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -584,14 +499,4 @@ def _migrate(connection: sqlite3.Connection, path: Path, version: int) -> None:
         raise
 
 
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 __all__ = ["ReadOnlyJournal", "SqliteJournal", "read_only", "translate"]
-
-

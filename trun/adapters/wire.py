@@ -5,9 +5,10 @@ high-water marks, which would drop or block, but by the credit that readers gran
 is known by the transport, never by a field of a message: on ``ipc`` the kernel tells the user, and others are refused.
 PUB/SUB was turned down: it loses entries in both of its ordinary ways and says so to nobody.
 
-The only room that knows ``zmq``. It knows neither jobs nor sessions, and sends nothing again: what is resent after a broken
-connection is decided above. Who may come in: whoever composes a node or a client; import it lazily.
-Rule: one thread per socket; every wait is bounded; garbage is dropped and counted, and never answered more than once.
+The only room that knows ``zmq``. It knows neither jobs nor sessions, and sends nothing again: what is resent after
+a broken connection is decided above. Who may come in: whoever composes a node or a client; import it lazily.
+Rule: one thread per socket; every wait is bounded; garbage is dropped and counted, and never answered more than
+once.
 """
 
 from __future__ import annotations
@@ -15,39 +16,30 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket as sockets
-import stat
-import struct
-import threading
-import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Protocol
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from trun.adapters.folders import check_socket_path, held_by, private_folder, Holder
-from trun.core.codec import decode_answers, decode_requests, encode_batch
-from trun.errors import BadOption, NotAuthorised, ServiceUnavailable, UsageError
-from trun.messages import Answer, AnyAnswer, AnyRequest, ErrorInfo, Message
+from trun.adapters.folders import private_folder
+from trun.adapters.link import FRAMES_AT_ONCE, LINGER_S, Connection, encode_frames
+from trun.adapters.sockets import free_socket, socket_path
+from trun.core.codec import decode_requests
+from trun.errors import BadOption, NotAuthorised, ServiceUnavailable
+from trun.messages import Answer, AnyAnswer, AnyRequest, ErrorInfo
 
 _log = logging.getLogger(__name__)
 
 #: Largest frame and most frames of one message that a node takes; a larger frame ends the connection.
 FRAME_BYTES = 64 * 1024 * 1024
 MESSAGE_FRAMES = 1024
-#: A batch is cut in two while it is larger than this, and as many small ones travel as one message.
-BATCH_BYTES = 4 * 1024 * 1024
-FRAMES_AT_ONCE = 256
 #: Batches that ``receive`` takes in one call: what is left waits in the kernel, and the sender waits with it.
 BATCHES_AT_ONCE = 512
-#: Seconds that unsent messages are given at the end.
-LINGER_S = 2.0
 
 
-# -- addresses and who may speak ----------------------------------------------------------------------------------------
+# -- addresses and who may speak --------------------------------------------------------------------------------------
 
 
 class Security(Protocol):
@@ -88,17 +80,6 @@ class SameUser:
         return len(found) == 4 and found[1] == self._uid
 
 
-def _socket_path(address: str) -> Path | None:
-    """Return the path of an ``ipc://`` address, None for other transports; refuse what no socket can have."""
-    if not address.startswith("ipc://"):
-        return None
-    path = address.removeprefix("ipc://")
-    if not path.startswith("/"):
-        raise BadOption(f"the address {address} is no ipc:// with an absolute path.")
-    check_socket_path(path)
-    return Path(path)
-
-
 def _security(address: str, security: Security | None) -> Security:
     if security is not None:
         return security
@@ -107,7 +88,7 @@ def _security(address: str, security: Security | None) -> Security:
     return SameUser()
 
 
-# -- the node's side ----------------------------------------------------------------------------------------------------
+# -- the node's side --------------------------------------------------------------------------------------------------
 
 
 class RouterEndpoint:
@@ -131,7 +112,7 @@ class RouterEndpoint:
     """
 
     def __init__(self, address: str, *, security: Security | None = None) -> None:
-        self._path = _socket_path(address)
+        self._path = socket_path(address)
         self._security = _security(address, security)
         #: Messages that were dropped: garbage, or from a user who is not admitted.
         self.dropped = 0
@@ -139,7 +120,7 @@ class RouterEndpoint:
         self._closed = False
         if self._path is not None:
             private_folder(self._path.parent, variable="TRUN_RUNTIME_DIR")
-            _free(self._path)
+            free_socket(self._path)
         self._context = zmq.Context(io_threads=1)
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         try:
@@ -228,7 +209,7 @@ class RouterEndpoint:
 
     def send(self, peer: bytes, answers: Sequence[AnyAnswer]) -> bool:
         """Send a batch; False when the peer is gone (or takes nothing any more)."""
-        for data in _encode(answers):
+        for data in encode_frames(answers):
             try:
                 self._socket.send_multipart((peer, data), zmq.NOBLOCK, copy=len(data) < 65536)
             except zmq.ZMQError as error:
@@ -250,68 +231,11 @@ class RouterEndpoint:
                     self._path.unlink()
 
 
-def _free(path: Path) -> None:
-    """Remove a socket that nobody listens at any more; binding would take it from a living listener in silence."""
-    with contextlib.closing(sockets.socket(sockets.AF_UNIX)) as probe:
-        try:
-            probe.connect(str(path))
-        except FileNotFoundError:
-            return
-        except OSError:
-            if not stat.S_ISSOCK(path.lstat().st_mode):
-                raise BadOption(f"{path} exists and is no socket; choose another address.") from None
-            path.unlink()
-            return
-        pid = 0
-        if hasattr(sockets, "SO_PEERCRED"):
-            credentials = probe.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, 12)
-            pid = struct.unpack("3i", credentials)[0]
-        raise held_by(path, Holder(pid=pid, since=path.stat().st_mtime))
+# -- the client's side -------------------------------------------------------------------------------------------------
 
 
-def _encode(messages: Sequence[Message]) -> list[bytes]:
-    """Return the batch as frames, none larger than it must be."""
-    data = encode_batch(messages)
-    if len(data) <= BATCH_BYTES or len(messages) < 2:
-        return [data]
-    half = len(messages) // 2
-    return _encode(messages[:half]) + _encode(messages[half:])
-
-
-# -- the client's side --------------------------------------------------------------------------------------------------
-
-
-class _Wake:
-    """Wakes a thread that waits in poll."""
-
-    def __init__(self) -> None:
-        if hasattr(os, "eventfd"):
-            self.fd = self._write = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        else:
-            self.fd, self._write = os.pipe()
-            os.set_blocking(self.fd, False)
-            os.set_blocking(self._write, False)
-
-    def set(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._write, b"\1\0\0\0\0\0\0\0")
-
-    def clear(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.read(self.fd, 4096)
-
-    def close(self) -> None:
-        os.close(self.fd)
-        if self._write != self.fd:
-            os.close(self._write)
-
-
-class Link:
-    """A client's connection to a node: made again whenever it breaks.
-
-    All work is done in one daemon thread, which the first ``send`` starts. While the connection is down, messages are held
-    and sent after whatever the ``up`` callback sends; what was on its way when it broke may be lost, and is for the
-    caller to say again.
+class Link(Connection):
+    """A client's connection to a node (see ``adapters.link.Connection``, which does all but speak ZeroMQ).
 
     Parameters
     ----------
@@ -329,190 +253,22 @@ class Link:
     """
 
     def __init__(self, address: str, *, security: Security | None = None) -> None:
-        self.address = address
-        self._path = _socket_path(address)
+        self._path = socket_path(address)
         self._security = _security(address, security)
-        #: Batches that could not be read.
-        self.dropped = 0
-        self._pid = os.getpid()
-        self._queue: deque[bytes] = deque()
-        self._first: deque[bytes] = deque()
-        self._take: Callable[[list[AnyAnswer]], None] = lambda answers: None
-        self._tell: Callable[[str], None] = lambda state: None
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._wake: _Wake | None = None
-        self._asleep = False
-        self._up = False
-        self._greeting = False
-        self._deadline: float | None = None
-        self._closed = False
-        self._check_owner()
+        super().__init__(address)
+        self.check_peer()
 
-    def _check_owner(self) -> None:
-        if self._path is None:
-            return
-        with contextlib.suppress(FileNotFoundError):
-            owner = self._path.stat().st_uid
-            if owner not in (os.getuid(), 0):
-                raise NotAuthorised(f"the socket {self._path} belongs to the user with uid {owner}, not to you.")
+    def check_peer(self) -> None:
+        """Refuse a socket that another user has put there."""
+        if self._path is not None:
+            with contextlib.suppress(FileNotFoundError):
+                owner = self._path.stat().st_uid
+                if owner not in (os.getuid(), 0):
+                    raise NotAuthorised(f"the socket {self._path} belongs to the user with uid {owner}, not to you.")
 
-    def on_messages(self, callback: Callable[[list[AnyAnswer]], None]) -> None:
-        """Call this in the link's thread with the answers that have come, in order."""
-        self._take = callback
-
-    def on_state(self, callback: Callable[[str], None]) -> None:
-        """Call this in the link's thread with ``up`` (each time anew) and ``down``."""
-        self._tell = callback
-
-    def send(self, messages: Sequence[AnyRequest]) -> None:
-        """Send a batch, from any thread; returns at once.
-
-        Raises
-        ------
-        UsageError
-            The link was opened before a fork, in another process.
-        ServiceUnavailable
-            The link is closed.
-        """
-        if self._pid != os.getpid():
-            raise UsageError("this connection was opened before a fork and cannot be used in the child; open one there.")
-        if self._closed:
-            raise ServiceUnavailable(f"the connection to {self.address} is closed.")
-        frames = _encode(messages)
-        if self._greeting and threading.current_thread() is self._thread:
-            self._first.extend(frames)
-        else:
-            self._queue.extend(frames)
-        if self._thread is None:
-            self._start()
-        elif self._asleep:
-            self._asleep = False
-            self._wake.set()  # type: ignore[union-attr]
-
-    def _start(self) -> None:
-        with self._lock:
-            if self._thread is None and not self._closed:
-                self._wake = _Wake()
-                thread = threading.Thread(target=self._run, name="trun-link", daemon=True)
-                self._thread = thread
-                thread.start()
-
-    def close(self, *, flush: bool = True, timeout: float = LINGER_S) -> None:
-        """Close the connection; ``flush`` gives unsent messages up to ``timeout`` seconds. A second call does nothing."""
-        if self._pid != os.getpid():
-            return
-        with self._lock:
-            thread, self._closed = self._thread, True
-            if self._deadline is None:
-                self._deadline = time.monotonic() + (timeout if flush else 0.0)
-        if thread is None or not thread.is_alive():
-            return
-        if thread is threading.current_thread():
-            return
-        assert self._wake is not None
-        self._wake.set()
-        thread.join(timeout + 1.0)
-
-    # -- the thread -----------------------------------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        line = _Line(self.address, self._security)
-        try:
-            while self._turn(line):
-                pass
-        except Exception:
-            _log.exception("the connection ended by a fault address=%s", self.address)
-            self._report("down")
-        finally:
-            self._closed = True
-            deadline = self._deadline or 0.0
-            line.close(linger_s=max(0.0, deadline - time.monotonic()) if not self._queue else 0.0)
-            if self._wake is not None:
-                self._wake.close()
-
-    def _turn(self, line: _Line) -> bool:
-        """Do what there is to do, or wait; False at the end."""
-        self._heed(line)
-        busy = self._receive(line)
-        if self._up:
-            busy = self._flush(line) or busy
-        deadline = self._deadline
-        if deadline is not None and ((self._is_sent() and not busy) or time.monotonic() >= deadline):
-            return False
-        if not busy:
-            self._asleep = True
-            if (self._up and not self._is_sent()) or self._deadline is not deadline:
-                self._asleep = False
-                return True
-            wait = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if line.wait(self._wake.fd, wait):  # type: ignore[union-attr]
-                self._wake.clear()  # type: ignore[union-attr]
-            self._asleep = False
-        return True
-
-    def _is_sent(self) -> bool:
-        return not self._queue and not self._first
-
-    def _heed(self, line: _Line) -> None:
-        """Follow the connection's state."""
-        for event in line.events():
-            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED and not self._up:
-                try:
-                    self._check_owner()
-                except NotAuthorised as error:
-                    _log.error("%s", error)
-                    continue
-                self._up = self._greeting = True
-                try:
-                    self._report("up")
-                finally:
-                    self._greeting = False
-            elif event == zmq.EVENT_DISCONNECTED and self._up:
-                while self._receive(line):
-                    pass
-                # A new socket: what the old one has not sent must not come before the next greeting.
-                line.reopen()
-                self._up = False
-                self._first.clear()
-                self._report("down")
-                return
-
-    def _report(self, state: str) -> None:
-        try:
-            self._tell(state)
-        except Exception:
-            _log.exception("the callback for the connection's state failed state=%s", state)
-
-    def _receive(self, line: _Line) -> bool:
-        answers: list[AnyAnswer] = []
-        frames = line.receive()
-        for frame in frames:
-            try:
-                answers += decode_answers(frame)
-            except Exception as error:
-                self.dropped += 1
-                _log.warning("garbage from the service was dropped address=%s reason=%.200s", self.address, error)
-        if answers:
-            try:
-                self._take(answers)
-            except Exception:
-                _log.exception("the callback for messages failed")
-        return bool(frames)
-
-    def _flush(self, line: _Line) -> bool:
-        frames: list[bytes] = []
-        size = 0
-        while len(frames) < FRAMES_AT_ONCE and size < BATCH_BYTES:
-            queue = self._first or self._queue
-            if not queue:
-                break
-            frame = queue.popleft()
-            size += len(frame)
-            frames.append(frame)
-        if frames:
-            line.send(frames)
-        return bool(frames)
+    def open_line(self) -> _Line:
+        """Open the socket."""
+        return _Line(self.address, self._security)
 
 
 class _Line:
@@ -543,15 +299,16 @@ class _Line:
         self._poller.register(self._monitor, zmq.POLLIN)
         self._wake_fd = -1
 
-    def events(self) -> list[int]:
-        """Return what has happened to the connection."""
-        found: list[int] = []
+    def changes(self) -> list[str]:
+        """Return what has happened to the connection: ``up``, ``down``."""
+        found: list[str] = []
         while True:
             try:
                 parts = self._monitor.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return found
-            found.append(int(parse_monitor_message(parts)["event"]))
+            event = parse_monitor_message(parts)["event"]
+            found.append("up" if event == zmq.EVENT_HANDSHAKE_SUCCEEDED else "down")
 
     def receive(self) -> list[bytes]:
         """Return the frames that have come, at most a few hundred messages' worth."""

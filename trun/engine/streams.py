@@ -1,12 +1,13 @@
 """Who listens to which stream, and what each listener gets next.
 
-A listener asks for a stream from a sequence number on and gets every entry once, in order, first from the journal and then
-as it is published, on the same socket, so there is nothing to reconcile. It pays with credit, one for each entry; without
-credit it falls behind in the journal, not in memory, and goes on from its last entry when it grants more. A listener that
-comes back after a broken connection asks for what follows its last entry, and is no special case.
+A listener asks for a stream from a sequence number on and gets every entry once, in order, first from the journal
+and then as it is published, on the same socket, so there is nothing to reconcile. It pays with credit, one for each
+entry; without credit it falls behind in the journal, not in memory, and goes on from its last entry when it grants
+more. A listener that comes back after a broken connection asks for what follows its last entry, and is no special
+case.
 
-``listen`` and ``credit`` only note what is wanted: what follows comes out of the next ``publish``, after the commit, so that
-nothing from the journal can overtake or be overtaken by what the same step writes.
+``listen`` and ``credit`` only note what is wanted: what follows comes out of the next ``publish``, after the
+commit, so that nothing from the journal can overtake or be overtaken by what the same step writes.
 
 Reads the journal through its port and does nothing else: no socket, no clock. Who may come in: the engine.
 Rule: entries leave in the order of each stream, and ``publish`` is called once after each commit, also with nothing.
@@ -19,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from trun.messages import AnyAnswer, Entries, Entry, Gap
 from trun.ports import Journal
 
-#: Entries, and streams, that one ``publish`` reads from the journal for one peer; the rest follows at the next (``pending``).
+#: Entries, and streams, that one ``publish`` reads from the journal for one peer; the rest follows (see ``pending``).
 ENTRIES_AT_ONCE = 500
 STREAMS_AT_ONCE = 200
 #: More credit than this is not granted, whatever the peer says.
@@ -174,7 +175,7 @@ class Subscriptions:
             self._ready.pop(peer, None)
         return answers
 
-    # -- who listens ----------------------------------------------------------------------------------------------------
+    # -- who listens --------------------------------------------------------------------------------------------------
 
     def _peer(self, key: bytes) -> _Peer:
         peer = self._peers.get(key)

@@ -1,0 +1,83 @@
+"""Unix sockets as files, and a descriptor that wakes a thread: what the wire needs of the operating system.
+
+Knows nothing of messages. Who may come in: the adapters. Rule: a socket that somebody listens at is never taken away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+import struct
+from pathlib import Path
+
+from trun.adapters.folders import Holder, check_socket_path, held_by
+from trun.errors import BadOption
+
+
+def socket_path(address: str) -> Path | None:
+    """Return the path of an ``ipc://`` address, None for other transports; refuse what no socket can have."""
+    if not address.startswith("ipc://"):
+        return None
+    path = address.removeprefix("ipc://")
+    if not path.startswith("/"):
+        raise BadOption(f"the address {address!r} is no ipc:// with an absolute path.")
+    check_socket_path(path)
+    return Path(path)
+
+
+def free_socket(path: Path) -> None:
+    """Remove a socket that nobody listens at any more; binding would take it from a living listener in silence.
+
+    Raises
+    ------
+    StateHeld
+        Somebody listens; ``pid`` says who.
+    BadOption
+        The path is a file of another kind.
+    """
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise BadOption(f"{path} exists and is no socket; choose another address.")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            path.unlink(missing_ok=True)
+            return
+        pid = 0
+        if hasattr(socket, "SO_PEERCRED"):
+            pid = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+    raise held_by(path, Holder(pid=pid, since=found.st_mtime), what="socket")
+
+
+class Wake:
+    """Wakes a thread that waits in poll for ``fd``."""
+
+    def __init__(self) -> None:
+        if hasattr(os, "eventfd"):
+            self.fd = self._write = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        else:
+            self.fd, self._write = os.pipe()
+            os.set_blocking(self.fd, False)
+            os.set_blocking(self._write, False)
+
+    def set(self) -> None:
+        """Wake it, from any thread; more than once is as good as once."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._write, b"\1\0\0\0\0\0\0\0")
+
+    def clear(self) -> None:
+        """Take note, in the thread that was woken."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.fd, 4096)
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        os.close(self.fd)
+        if self._write != self.fd:
+            os.close(self._write)
