@@ -1,0 +1,227 @@
+"""The executor's side of one worker process: which orders it was given, which of them it has begun.
+
+A hand gives orders out and takes them back; it decides nothing (see ``processes``) and never blocks.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections import deque
+from pathlib import Path
+
+from trun.executors.protocol import (
+    INLINE_BYTES,
+    Envelope,
+    Frame,
+    Reader,
+    Report,
+    current_log_name,
+    encode,
+    pair,
+    report_reader,
+    spill,
+)
+from trun.messages import Ended
+from trun.ports import Order
+
+#: Functions and contexts that a worker keeps.
+_FORGET_ABOVE = 500
+
+
+class Sent:
+    """An order in a worker's hands."""
+
+    __slots__ = ("carried", "key", "order", "spilled", "texts")
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.key = (order.uid, order.epoch)
+        #: Digests of the function and the context that went with it.
+        self.carried: list[str] = []
+        #: File of the frame, where it was too big for a datagram.
+        self.spilled = ""
+        #: Texts for its inbox that came before it was begun.
+        self.texts: list[Frame] = []
+
+
+class Stop:
+    """Why and how a worker is being stopped."""
+
+    __slots__ = ("cause", "kill_at", "killed", "peak", "reason")
+
+    def __init__(self, cause: str, reason: str, kill_at: float) -> None:
+        #: cancel, timeout or memory
+        self.cause = cause
+        self.reason = reason
+        #: Monotonic time at which SIGKILL follows.
+        self.kill_at = kill_at
+        self.killed = False
+        self.peak = 0
+
+
+class Hand:
+    """One worker process as the executor sees it."""
+
+    def __init__(self, number: int, name: str, folder: Path) -> None:
+        self.number = number
+        self.jobs, self.theirs = pair()
+        self.control, self.control_theirs = pair()
+        self.log = folder / "logs" / current_log_name(name)
+        self._spill = folder / "spill"
+        self.reader: Reader = report_reader(self._spill)
+        self.pid = 0
+        self.pidfd = -1
+        self.ready = False
+        #: Orders that were sent, oldest first; at most the first of them is begun.
+        self.queue: deque[Sent] = deque()
+        #: Frames that found the socket full; the last orders of ``queue``, and texts.
+        self.unsent: deque[bytes] = deque()
+        self.untold: deque[bytes] = deque()
+        self.known: set[str] = set()
+        #: Monotonic time at which the first order of the queue began; 0.0 while the worker is not up.
+        self.began = 0.0
+        self.done = 0
+        self.suspended = False
+        #: It takes no further orders: for one fresh attempt only, told to go, or going by itself.
+        self.closing = False
+        self.leaving = False
+        self.stop: Stop | None = None
+        #: The report of an attempt whose remains are still being killed.
+        self.held: Ended | None = None
+        self.memory_at = 0.0
+        self.peak = 0
+        self.base_rss = 0
+
+    @property
+    def is_free(self) -> bool:
+        """Whether an order would begin at once."""
+        return not self.queue and not self.closing and self.stop is None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it takes up a slot."""
+        return bool(self.queue or self.held) and not self.suspended
+
+    def is_forked(self, pid: int) -> None:
+        """Note the process; from here on it can be killed without doubt about whom that hits."""
+        self.pid = pid
+        self.control_theirs.close()
+        try:
+            self.pidfd = os.pidfd_open(pid)
+        except (ProcessLookupError, OSError):  # dead already, which the zygote reports next
+            self.pidfd = -1
+
+    def give(self, sent: Sent) -> None:
+        """Send an order."""
+        order = sent.order
+        call = order.spec.call
+        assert call is not None
+        forget = len(self.known) > _FORGET_ABOVE
+        if forget:
+            self.known.clear()
+        function, context = call.function, call.context
+        sent.carried = [digest for digest in (function, context) if digest not in self.known]
+        self.known.update(sent.carried)
+        data = encode(
+            Envelope(
+                uid=order.uid,
+                epoch=order.epoch,
+                run=order.run,
+                attempt=order.attempt,
+                id=order.id,
+                session=order.spec.session,
+                function=function,
+                function_data=order.function if function in sent.carried else None,
+                context=context,
+                context_data=order.context if context in sent.carried and order.context else None,
+                arguments=call.arguments,
+                inputs=order.inputs,
+                resources=order.spec.resources,
+                memory=order.spec.memory,
+                forget=forget,
+            )
+        )
+        if len(data) > INLINE_BYTES:
+            data, sent.spilled = spill(data, self._spill)
+        self.queue.append(sent)
+        if self.unsent or not _send(self.jobs, data):
+            self.unsent.append(data)
+
+    def flush(self) -> None:
+        """Send what found the sockets full."""
+        while self.unsent and _send(self.jobs, self.unsent[0]):
+            self.unsent.popleft()
+        while self.untold and _send(self.control, self.untold[0]):
+            self.untold.popleft()
+
+    def take_back(self) -> list[Sent]:
+        """Take back all orders that the worker has not begun, without asking it."""
+        count = len(self.unsent)
+        self.unsent.clear()
+        while True:
+            try:
+                if not self.theirs.recv(1, socket.MSG_DONTWAIT):
+                    break
+            except (BlockingIOError, OSError):
+                break
+            count += 1
+        taken = [self.queue.pop() for _ in range(min(count, len(self.queue)))]
+        for sent in taken:
+            self.known.difference_update(sent.carried)
+            if sent.spilled:
+                Path(sent.spilled).unlink(missing_ok=True)
+                sent.spilled = ""
+        return taken[::-1]
+
+    def receive(self) -> Report | None:
+        """Return the next report of the worker; None where there is none."""
+        try:
+            found: Report | None = self.reader.receive(self.jobs)
+        except (BlockingIOError, ConnectionError):
+            return None
+        return found
+
+    def tell(self, frame: Frame) -> None:
+        """Send a text for the running attempt."""
+        data = encode(frame)
+        if len(data) > INLINE_BYTES:
+            data, _ = spill(data, self._spill)
+        if self.untold or not _send(self.control, data):
+            self.untold.append(data)
+
+    def kill(self) -> None:
+        """Kill the process at once, stopped or not; what it leaves is the zygote's business."""
+        if self.pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    def go(self) -> None:
+        """Let the worker end when it has done what it was given."""
+        self.closing = True
+        try:
+            self.jobs.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        """Close all descriptors."""
+        for end in (self.jobs, self.theirs, self.control, self.control_theirs):
+            end.close()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+def _send(connection: socket.socket, data: bytes) -> bool:
+    """Send a frame if it fits now; a dead receiver swallows it (its death is reported by the zygote)."""
+    try:
+        connection.send(data)
+    except BlockingIOError:
+        return False
+    except (BrokenPipeError, ConnectionError):
+        return True
+    return True

@@ -1,0 +1,179 @@
+"""What an executor and its launchers say to each other on one machine, and the private socket on which they say it.
+
+One datagram is one frame (AF_UNIX, SOCK_SEQPACKET): a frame is received whole or not at all, and by one reader only.
+That is what makes blame exact and taking back cheap: orders wait in the launcher's socket; an order that the launcher
+has received is begun, and the executor, which keeps the launcher's end open too, can take back all that are not,
+without asking the launcher, even where that one is stuck in native code, stopped or dead. Both sides are of one
+version: no fields are kept for compatibility here.
+
+A pipe with a shared-memory marker of the begun order was turned down: it needs the launcher's help to give orders
+back. Rule: encoding and framing only; what the frames mean is the business of ``launcher`` and ``crew``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from trun.messages import Emitted, Ended, Payload, ResourcesLowered
+
+#: A frame above this size (bytes) goes into a file, because a datagram has to fit into the socket's buffer whole.
+INLINE_BYTES = 64 * 1024
+
+
+class Frame(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=True):
+    """Base of what travels between an executor and a launcher."""
+
+
+# -- to the launcher --------------------------------------------------------------------------------------------------
+
+
+class Envelope(Frame, frozen=True):
+    """One attempt to run."""
+
+    uid: str
+    epoch: int
+    run: int
+    attempt: int
+    id: str
+    session: str
+    #: Digest of the pickled function; its bytes, unless this launcher has had them.
+    function: str
+    function_data: bytes | None
+    context: str
+    context_data: bytes | None
+    arguments: Payload
+    inputs: dict[str, Payload] = {}
+    resources: dict[str, float] = {}
+    #: Bytes that the attempt may use.
+    memory: int | None = None
+    #: Forget all functions and contexts first.
+    forget: bool = False
+
+
+class Tell(Frame, frozen=True):
+    """A text for the inbox of the running attempt."""
+
+    uid: str
+    epoch: int
+    token: str
+    text: str
+
+
+class Interrupt(Frame, frozen=True):
+    """Raise ``Refused(text)`` inside the running attempt (comes with SIGTERM)."""
+
+    uid: str
+    epoch: int
+    text: str
+
+
+# -- from the launcher ------------------------------------------------------------------------------------------------
+
+
+class Ready(Frame, frozen=True):
+    """The launcher takes orders."""
+
+    pid: int
+    #: Resident bytes of the fresh process.
+    rss: int = 0
+
+
+class Leaving(Frame, frozen=True):
+    """The launcher ends after the report that follows: the attempt left processes behind, or was interrupted."""
+
+    reason: str = ""
+
+
+class Spilled(Frame, frozen=True):
+    """The frame is in this file, which the receiver removes."""
+
+    path: str
+
+
+#: What a launcher sends.
+Report = Ended | Emitted | ResourcesLowered | Ready | Leaving
+
+_encoder = msgspec.msgpack.Encoder()
+_orders = msgspec.msgpack.Decoder(Envelope | Tell | Interrupt | Spilled)
+_reports = msgspec.msgpack.Decoder(Report | Spilled)
+
+encode = _encoder.encode
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Return the two ends of a private connection, the executor's (never blocking) first."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    return ours, theirs
+
+
+def spill(data: bytes, folder: Path) -> tuple[bytes, str]:
+    """Write a frame that is too big for a datagram into a file; return the frame that names it, and its path."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / f"{os.urandom(12).hex()}.frame"
+    part = path.with_suffix(".part")
+    part.write_bytes(data)
+    part.rename(path)
+    return encode(Spilled(path=str(path))), str(path)
+
+
+class Reader:
+    """Receives frames into one buffer that is used again and again; spilled ones from ``folder`` alone."""
+
+    def __init__(self, decoder: msgspec.msgpack.Decoder[Any], folder: Path) -> None:
+        self._folder = folder
+        self._buffer = bytearray(2 * INLINE_BYTES)
+        self._view = memoryview(self._buffer)
+        self._decoder = decoder
+
+    def receive(self, connection: socket.socket, flags: int = 0) -> Any:
+        """Return the next frame; None at the end of the connection. Raises ``BlockingIOError`` where there is none
+        yet.
+        """
+        size = connection.recv_into(self._buffer, 0, flags)
+        if not size:
+            return None
+        frame = self._decoder.decode(self._view[:size])
+        if type(frame) is Spilled:
+            path = self._folder / Path(frame.path).name
+            data = path.read_bytes()
+            path.unlink(missing_ok=True)
+            return self._decoder.decode(data)
+        return frame
+
+
+def order_reader(folder: Path) -> Reader:
+    """Return the reader of what goes to a launcher."""
+    return Reader(_orders, folder)
+
+
+def report_reader(folder: Path) -> Reader:
+    """Return the reader of what comes from a launcher."""
+    return Reader(_reports, folder)
+
+
+# -- names of files ---------------------------------------------------------------------------------------------------
+
+_SAFE = re.compile(r"[A-Za-z0-9_-]{1,100}")
+
+
+def file_stem(uid: str) -> str:
+    """Return a uid as part of a file name: itself where it is harmless, else its digest (uids come from clients)."""
+    return uid if _SAFE.fullmatch(uid) else hashlib.blake2b(uid.encode(), digest_size=16).hexdigest()
+
+
+def log_name(uid: str, run: int, attempt: int) -> str:
+    """Return the name of the file with what an attempt printed."""
+    return f"{file_stem(uid)}.{run}.{attempt}.log"
+
+
+def current_log_name(worker: str) -> str:
+    """Return the name of the file with what a worker's running attempt prints."""
+    return f"worker-{worker}.current"
