@@ -143,7 +143,8 @@ def _unknown(verb: str) -> str:
     if verb[:1].isupper() or verb == "--module":
         return f"steps (`trun {verb} ...`) are not in this version of trun yet; `trun --help` lists the verbs."
     what = "option" if verb.startswith("-") else "verb"
-    hint = nearest(verb, [name for name in VERBS if not name.startswith("_")] if what == "verb" else ["--help", "--version"])
+    known = [*VERBS, "--help", "--version"]
+    hint = nearest(verb, [name for name in known if name.startswith("-") == verb.startswith("-") and name[0] != "_"])
     return f"unknown {what} {verb!r}.{hint} `trun --help` lists all."
 
 

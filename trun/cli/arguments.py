@@ -13,7 +13,6 @@ import re
 import sys
 from typing import Any, NoReturn
 
-from trun.core.units import seconds
 from trun.errors import UsageError, nearest
 
 
@@ -64,7 +63,9 @@ class Parser(argparse.ArgumentParser):
 
 def span(text: str) -> float:
     """Return a time span such as ``2d`` in seconds (a type for argparse)."""
-    return seconds(text, "the time span")
+    from trun.conditions.timing import span_seconds
+
+    return span_seconds(text, "the time span")
 
 
 def whole(text: str) -> int:

@@ -130,6 +130,7 @@ class Paint:
         self.columns = columns_of(self.terminal)
 
     def __call__(self, text: str, colour: str) -> str:
+        """Return text in a colour, or as it is."""
         if not self.on or not text or colour not in _CODES:
             return text
         return f"\x1b[{_CODES[colour]}m{text}\x1b[0m"

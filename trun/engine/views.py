@@ -17,9 +17,27 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from trun.conditions import wire
+from trun.conditions.algebra import evaluate
 from trun.conditions.value import Value
 from trun.core.record import JobRecord
 from trun.errors import UnknownName
+from trun.messages import (
+    Aborted,
+    Attempted,
+    Cancelled,
+    Completed,
+    Entry,
+    ErrorInfo,
+    Event,
+    Failed,
+    Held,
+    Lost,
+    Queued,
+    Skipped,
+    Started,
+    Waiting,
+)
 from trun.version import __version__
 
 if TYPE_CHECKING:
@@ -90,7 +108,7 @@ def facts(engine: Engine, record: JobRecord, *, reason: bool = True) -> dict[str
         "priority": spec.priority,
         "resources": spec.resources,
         "kind": life.kind,
-        "error": f"{life.error.type.rpartition('.')[2]}: {life.error.message}" if life.error is not None else "",
+        "error": error_line(life.error) if life.error is not None else "",
         "root": life.root,
         "group": spec.group,
     }
@@ -139,11 +157,13 @@ def ps(engine: Engine, arguments: dict[str, Any]) -> Any:
 def can_never_run(engine: Engine, record: JobRecord) -> bool:
     """Whether the job was dropped because its condition can no longer hold, or is held for that reason."""
     life = record.life
-    if life.state.value in ("cancelled", "skipped"):
-        return life.kind == "never" or bool(life.root)
-    if life.state.value in ("waiting", "held") and record.spec.when:
-        return engine.machine.explain(record.spec.uid, engine.clock.now()).value <= Value.NEVER
-    return False
+    if life.state.value == "skipped" or (life.state.value == "cancelled" and life.root):
+        return True
+    if life.state.value == "cancelled":
+        entry = engine.journal.entry(record.spec.uid, life.final_seq)
+        return entry is not None and isinstance(entry.event, Cancelled) and entry.event.kind == "never"
+    held = life.state.value == "held" and bool(record.spec.when)
+    return held and evaluate(wire.loads(record.spec.when), engine.machine.known) <= Value.NEVER
 
 
 def jobs(engine: Engine, arguments: dict[str, Any]) -> Any:
@@ -169,13 +189,24 @@ def downstream(engine: Engine, arguments: dict[str, Any]) -> Any:
     return [
         facts(engine, record, reason=False)
         for record in engine.machine.records.values()
-        if record.life.root == uid and record.life.state.value in ("cancelled", "skipped", "held")
+        if record.life.root == uid and record.life.state.value in ("cancelled", "skipped", "failed")
     ]
 
 
 def story(engine: Engine, arguments: dict[str, Any]) -> Any:
-    """Return the printed story of one job."""
-    return engine.machine.story(find(engine, arguments["job"]).spec.uid)
+    """Return the printed story of one job: what happened, a line each, in seconds from its acceptance."""
+    record = find(engine, arguments["job"])
+    return [_story_line(entry, record.life.created) for entry in engine.journal.entries(record.spec.uid, 1, 100_000)]
+
+
+def _story_line(entry: Entry, begin: float) -> str:
+    facts = msgspec.structs.asdict(entry.event)
+    facts.pop("result", None)
+    error = facts.pop("error", None)
+    if error is not None:
+        facts["error"] = error_line(error)
+    shown = " ".join(f"{name}={value!r}" for name, value in facts.items() if value not in ("", None, (), {}, 0))
+    return f"{entry.time - begin:9.3f} s  {type(entry.event).__name__.lower():<10} {shown}".rstrip()
 
 
 def entries(engine: Engine, arguments: dict[str, Any]) -> Any:
@@ -184,6 +215,61 @@ def entries(engine: Engine, arguments: dict[str, Any]) -> Any:
     since, limit = int(arguments.get("since", 1)), int(arguments.get("limit", 100_000))
     found = engine.journal.entries(record.spec.uid, since, limit)
     return [msgspec.to_builtins(entry, builtin_types=(bytes,)) for entry in found]
+
+
+def changes(engine: Engine, arguments: dict[str, Any]) -> Any:
+    """Return what changed from the time ``since`` on: each job that moved with its moves, and how many jobs are where.
+
+    A move is ``{"seq", "time", "state", "text"}``. Ask again with ``since`` as ``now`` of the answer; moves of that
+    very moment come twice and are told apart by ``seq``.
+    """
+    since = float(arguments.get("since") or 0.0)
+    found = []
+    counts: Counter[str] = Counter()
+    for record in engine.machine.records.values():
+        life = record.life
+        counts[life.state.value] += 1
+        if life.changed >= since:
+            moved = [move for entry in engine.journal.entries(record.spec.uid, 1, 100_000) if (move := _move(entry))]
+            recent = [move for move in moved if move["time"] >= since]
+            found.append({**facts(engine, record, reason=False), "moves": recent})
+    return {"now": engine.clock.now(), "counts": dict(counts), "jobs": found}
+
+
+#: Event -> the state that it leads to, and the field that says why.
+_MOVES: dict[type[Event], tuple[str, str]] = {
+    Waiting: ("waiting", "reason"),
+    Held: ("held", "reason"),
+    Queued: ("queued", ""),
+    Started: ("running", ""),
+    Lost: ("lost", "reason"),
+    Completed: ("completed", ""),
+    Failed: ("failed", "error"),
+    Aborted: ("aborted", "reason"),
+    Cancelled: ("cancelled", "reason"),
+    Skipped: ("skipped", "reason"),
+    Attempted: ("failed", "error"),
+}
+
+
+def _move(entry: Entry) -> dict[str, Any] | None:
+    """Return an entry as a move of its job; None for what moves nothing."""
+    event = entry.event
+    known = _MOVES.get(type(event))
+    if known is None:
+        return None
+    why = getattr(event, known[1]) if known[1] else ""
+    text = error_line(why) if isinstance(why, ErrorInfo) else str(why or getattr(event, "kind", ""))
+    if isinstance(event, Started) and event.attempt > 1:
+        text = f"attempt {event.attempt}"
+    if isinstance(event, Attempted):
+        text = f"attempt {event.attempt}: {text}; another follows"
+    return {"seq": entry.seq, "time": entry.time, "state": known[0], "text": text}
+
+
+def error_line(error: ErrorInfo) -> str:
+    """Return an error as one line: name of its type and message."""
+    return f"{error.type.rpartition('.')[2]}: {error.message}"
 
 
 def outcome(engine: Engine, arguments: dict[str, Any]) -> Any:
@@ -295,6 +381,7 @@ VIEWS = {
     "downstream": downstream,
     "story": story,
     "entries": entries,
+    "changes": changes,
     "outcome": outcome,
     "result": result,
     "log": log,

@@ -1,0 +1,251 @@
+"""The verbs that list: ``ps`` the jobs of runs, ``history`` what has ended in all runs, ``services`` who answers now.
+
+Who may come in: the command. Rule: text and ``--json`` come from the same answer; the text only leaves things out.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from trun.cli.arguments import Parser, print_json, span, whole
+from trun.cli.places import Place, Search, age, all_places, chosen_places
+from trun.cli.table import Cell, Column, render
+from trun.cli.text import LOOKS, Paint, ago, clock, count, cut, duration, line, look
+from trun.core.record import JobState
+from trun.errors import UnknownName
+
+#: Rows per run that a table shows unless --limit says otherwise; --json gives all.
+ROWS = 100
+#: Jobs that ``history`` lists unless --limit says otherwise.
+PAST = 50
+
+COLUMNS = (
+    Column(head="STATE"),
+    Column(head="JOB"),
+    Column(head="REASON", shrinks=True),
+    Column(head="WAITED", right=True, drop=2),
+    Column(head="RAN", right=True, drop=1),
+    Column(head="DONE", right=True, drop=3),
+)
+
+
+# -- ps ---------------------------------------------------------------------------------------------------------------
+
+
+def ps(words: Sequence[str]) -> int:
+    """List jobs, their states, and why they wait."""
+    options = _ps_options(words)
+    states, folder = _states_or_folder(options.state)
+    if "never" in states:
+        states.remove("never")
+        options.never = True
+    places = chosen_places(options.service, folder)
+    shown = places if options.all else _usual(places)
+    limit = options.limit or (0 if options.json else ROWS)
+    runs = []
+    with Search(shown) as search:
+        for place in shown:
+            source = search.source(place)
+            answer = source.ask("ps", state=states or None, name=options.name, never=options.never, limit=limit)
+            runs.append({**place_facts(source.place), **answer})
+    if options.json:
+        print_json({"runs": runs})
+        return 0
+    paint = Paint(sys.stdout)
+    if not runs:
+        print("no service answers and no run is on record")
+    for number, run in enumerate(runs):
+        if number:
+            print()
+        print("\n".join(run_lines(run, paint)))
+    return 0
+
+
+def _ps_options(words: Sequence[str]) -> Any:
+    parser = Parser("ps", "List jobs: those of live services and of the run that ended last.").data()
+    parser.add_argument("--service", metavar="NAME", help="only this service or run (a name, or the begin of one)")
+    parser.add_argument(
+        "--state",
+        metavar="STATE,.../FOLDER",
+        action="append",
+        default=[],
+        help="only jobs in these states (waiting,running,...); a folder: only the service of this state folder",
+    )
+    parser.add_argument("--name", metavar="PATTERN", help="only jobs whose name or id matches, such as 'fit*'")
+    parser.add_argument("--never", action="store_true", help="only jobs that can never run")
+    parser.add_argument("--all", action="store_true", help="all runs on record")
+    parser.add_argument("--limit", type=whole, metavar="N", help=f"at most N jobs of each run (default {ROWS})")
+    return parser.parse_args(words)
+
+
+def _states_or_folder(given: Iterable[str]) -> tuple[list[str], str | None]:
+    """Tell the two meanings of ``--state`` apart: names of states, or the folder of a service."""
+    known = [*(state.value for state in JobState), "never"]
+    states: list[str] = []
+    folder = None
+    for word in given:
+        names = [name.strip().lower() for name in word.split(",") if name.strip()]
+        if names and all(name in known for name in names):
+            states += names
+        elif "/" in word or Path(word).is_dir():
+            folder = word
+        else:
+            wrong = next((name for name in names if name not in known), word)
+            raise UnknownName(f"{wrong!r} is neither a state of a job nor a folder.", name=wrong, known=known)
+    return states, folder
+
+
+def _usual(places: Sequence[Place]) -> list[Place]:
+    """Leave what lives, and the run that ended last."""
+    ended = [place for place in places if not place.live][:1]
+    return [place for place in places if place.live] + ended
+
+
+def place_facts(place: Place) -> dict[str, Any]:
+    """Return what ``--json`` says of a run."""
+    return {
+        "run": place.run,
+        "service": place.name,
+        "live": place.live,
+        "address": place.address,
+        "pid": place.pid,
+        "owner": place.owner,
+        "since": place.since,
+        "folder": str(place.folder),
+    }
+
+
+def run_lines(run: dict[str, Any], paint: Paint) -> list[str]:
+    """Return the heading and the table of one run."""
+    lines = [*heading(run, paint), *job_table(run["jobs"], paint)]
+    hidden = run["total"] - len(run["jobs"])
+    if hidden > 0:
+        lines.append(fit(f"… and {count(hidden, 'more job')} (--limit, --state, --name)", paint))
+    return lines
+
+
+def heading(run: dict[str, Any], paint: Paint) -> list[str]:
+    """Return the lines above the jobs of a run: which it is, and how many jobs are in which state."""
+    name = run["run"] if run["service"] in ("local", run["run"]) else f"{run['run']} ({line(run['service'])})"
+    if run["live"]:
+        whose = f"script {run['owner']}" if run["owner"] else f"process {run['pid']}"
+        state = f"live, {whose}"
+    else:
+        state = f"ended {ago(time.time() - run['since'])}"
+    lines = [paint(fit(f"{name} · {state}", paint), "bold")]
+    counts = [f"{look(state)[0]} {state} {run['counts'][state]}" for state in LOOKS if run["counts"].get(state)]
+    lines.append(fit(" · ".join(counts) or "no jobs", paint))
+    unfinished = sum(number for state, number in run["counts"].items() if not JobState(state).is_final)
+    if unfinished and not run["live"]:
+        lines.append(fit(f"{count(unfinished, 'job')} left unfinished: trun resume {run['run']}", paint))
+    return lines
+
+
+def fit(text: str, paint: Paint) -> str:
+    """Return a line cut to the terminal."""
+    return text if paint.columns is None else cut(text, paint.columns)
+
+
+def job_table(jobs: Iterable[dict[str, Any]], paint: Paint) -> list[str]:
+    """Return jobs as the lines of a table."""
+    return render(COLUMNS, [_row(job) for job in jobs], paint=paint)
+
+
+def _row(job: dict[str, Any]) -> list[Cell | str]:
+    icon, colour = look(job["state"])
+    done = f"{job['progress']:.0%}" if job["state"] == "running" and job["progress"] else ""
+    waited = duration(job["waited_s"]) if job["started"] is None or not job["final"] else ""
+    return [Cell(f"{icon} {job['state']}", colour), job["id"], reason_of(job), waited, duration(job["ran_s"]), done]
+
+
+def reason_of(job: dict[str, Any]) -> str:
+    """Return the one line that says why a job is where it is."""
+    if job["state"] == "failed":
+        return str(job["error"] or job["kind"])
+    if job["state"] == "running":
+        return str(job["note"] or "")
+    return "" if job["state"] == "completed" else str(job["reason"])
+
+
+# -- history ----------------------------------------------------------------------------------------------------------
+
+
+PAST_COLUMNS = (
+    Column(head="ENDED"),
+    Column(head="STATE"),
+    Column(head="JOB"),
+    Column(head="REASON", shrinks=True),
+    Column(head="RAN", right=True, drop=1),
+    Column(head="RUN", drop=2),
+)
+
+
+def history(words: Sequence[str]) -> int:
+    """List jobs that have ended, in all runs, the newest last."""
+    parser = Parser("history", "List jobs that have ended, in all runs on record, the newest last.").where().data()
+    parser.add_argument("--since", type=span, default=span("7d"), metavar="SPAN", help="no longer ago (default 7d)")
+    parser.add_argument("--name", metavar="PATTERN", help="only jobs whose name or id matches, such as 'fit*'")
+    parser.add_argument("--limit", type=whole, default=PAST, metavar="N", help=f"the newest N (default {PAST})")
+    options = parser.parse_args(words)
+    begin = time.time() - options.since
+    places = [place for place in chosen_places(options.service, options.folder) if place.live or place.since >= begin]
+    found: list[dict[str, Any]] = []
+    with Search(places) as search:
+        for place in places:
+            for job in search.source(place).ask("jobs", name=options.name):
+                if job["final"] and (job["ended"] or 0.0) >= begin:
+                    found.append({**job, "on": place.run})
+    found.sort(key=lambda job: job["ended"])
+    found = found[-options.limit :]
+    if options.json:
+        print_json({"jobs": found})
+        return 0
+    paint = Paint(sys.stdout)
+    rows = [_past_row(job) for job in found]
+    print("\n".join(render(PAST_COLUMNS, rows, paint=paint)) if rows else "no job has ended in that time")
+    return 0
+
+
+def _past_row(job: dict[str, Any]) -> list[Cell | str]:
+    icon, colour = look(job["state"])
+    state = Cell(f"{icon} {job['state']}", colour)
+    return [clock(job["ended"]), state, job["id"], reason_of(job), duration(job["ran_s"]), job["on"]]
+
+
+# -- services ---------------------------------------------------------------------------------------------------------
+
+
+SERVICE_COLUMNS = (
+    Column(head="SERVICE"),
+    Column(head="RUN"),
+    Column(head="JOBS", shrinks=True),
+    Column(head="SINCE", drop=2, right=True),
+    Column(head="PID", drop=1, right=True),
+    Column(head="ADDRESS", drop=3),
+)
+
+
+def services(words: Sequence[str]) -> int:
+    """List the services that answer now."""
+    options = Parser("services", "List the services of this user that answer now.").data().parse_args(words)
+    places = [place for place in all_places() if place.live]
+    found = []
+    with Search(places) as search:
+        for place in places:
+            source = search.source(place)
+            if source.place.live:
+                found.append({**place_facts(place), **source.ask("summary"), "run": place.run})
+    if options.json:
+        print_json({"services": found})
+        return 0
+    paint = Paint(sys.stdout)
+    rows = []
+    for place, facts in zip(places, found, strict=False):
+        counts = ", ".join(f"{number} {state}" for state, number in facts["counts"].items()) or "none"
+        rows.append([facts["service"], facts["run"], counts, ago(age(place)), str(facts["pid"]), facts["address"]])
+    print("\n".join(render(SERVICE_COLUMNS, rows, paint=paint)) if rows else "no service answers now")
+    return 0

@@ -1,0 +1,212 @@
+"""The verb ``resume``: carry on what a run has left unfinished, in the foreground of this terminal.
+
+A node is started on the run's folder, as ``trun.local(state=...)`` would; jobs that waited wait on, those that were
+queued or running start (again). Each end is one line. It returns when nothing is left that could still run; Ctrl-C
+stops the node, and what is unfinished then can be resumed again.
+
+Who may come in: the command. Rule: nothing of the run is changed here but by its own node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trun.adapters import folders
+from trun.cli.arguments import Parser, whole
+from trun.cli.listing import fit
+from trun.cli.places import Place, all_places, named_places, place_of
+from trun.cli.text import Paint, count
+from trun.cli.watching import LINES_S, Follower, move_line, summary, verdict
+from trun.core.record import JobState
+from trun.engine.offline import Record
+from trun.errors import BadOption, TrunError, UnknownName, UsageError
+from trun.messages import Bye
+from trun.service import Service
+
+WAITING, INTERRUPTED = 3, 130
+
+
+def resume(words: Sequence[str]) -> int:
+    """Carry on what a run has left unfinished."""
+    parser = Parser("resume", "Carry on what a run has left unfinished; without RUN: the newest that left something.")
+    parser.add_argument("run", nargs="?", metavar="RUN", help="a run, the begin of its name, or a state folder")
+    parser.add_argument("--state", dest="folder", metavar="FOLDER", help="the same as RUN, for a state folder")
+    parser.add_argument("--workers", type=whole, metavar="N", help="worker processes (default: the usable cores)")
+    parser.add_argument("--resources", metavar="NAME=N,...", default="", help="limits of counted resources")
+    options = parser.parse_args(words)
+    place = _place(options.folder or options.run)
+    left = _unfinished(place)
+    paint = Paint(sys.stdout)
+    if not left:
+        print(fit(f"run {place.run} has left nothing unfinished", paint))
+        return 0
+    resources = _resources(left, options.resources)
+    head = f"run {place.run}: {count(len(left), 'job')} to carry on (Ctrl-C stops, nothing is lost)"
+    print(fit(head, paint), flush=True)
+    return _carry_on(place, options.workers, resources, paint)
+
+
+def _place(word: str | None) -> Place:
+    """Return the run that is meant; one that lives is refused by its own lock when the node starts."""
+    if word and ("/" in word or Path(word).is_dir()):
+        found = place_of(Path(word).expanduser().absolute())
+        if found is None:
+            raise UnknownName(f"there is no journal of trun in the folder {word}.")
+    elif word:
+        places = named_places(all_places(), word)
+        if len(places) > 1:
+            several = ", ".join(place.run for place in places[:5])
+            raise UsageError(f"{word!r} may be one of {count(len(places), 'run')}: {several}.")
+        found = places[0]
+    else:
+        found = _newest_unfinished()
+    if found.live:
+        holder = folders.holder(found.folder) or folders.Holder()
+        raise folders.held_by(found.folder, holder)
+    return found
+
+
+def _newest_unfinished() -> Place:
+    for place in all_places():
+        if not place.live and _unfinished(place):
+            return place
+    raise UnknownName("no ended run has left anything unfinished.")
+
+
+def _unfinished(place: Place) -> list[dict[str, Any]]:
+    record = Record(place.folder, name=place.name)
+    try:
+        return [job for job in record.ask("jobs") if not job["final"]]
+    finally:
+        record.close()
+
+
+def _resources(left: Sequence[dict[str, Any]], given: str) -> dict[str, float]:
+    """Return the limits: those that were given, and for what else the jobs want just enough for one of them."""
+    limits: dict[str, float] = {}
+    for part in filter(None, given.split(",")):
+        name, equals, amount = part.partition("=")
+        try:
+            limits[name.strip()] = float(amount)
+        except ValueError:
+            raise BadOption(f"--resources takes NAME=N,... such as gpu=2,sim=1; {part!r} is not.") from None
+        if not equals or not name.strip() or limits[name.strip()] < 0:
+            raise BadOption(f"--resources takes NAME=N,... such as gpu=2,sim=1; {part!r} is not.")
+    guessed: dict[str, float] = {}
+    for job in left:
+        for name, amount in job["resources"].items():
+            if name not in limits:
+                guessed[name] = max(amount, guessed.get(name, 0.0))
+    if guessed:
+        text = ",".join(f"{name}={amount:g}" for name, amount in guessed.items())
+        print(f"trun: limits are not on record; taking --resources {text}", file=sys.stderr)
+    return {**guessed, **limits}
+
+
+def _carry_on(place: Place, workers: int | None, resources: dict[str, float], paint: Paint) -> int:
+    from trun.connect import local
+
+    service = local(workers=workers, state=place.folder, resources=resources, name=place.name)
+    follower = _Ends(service)
+    try:
+        stuck = follower.run(paint)
+    except KeyboardInterrupt:
+        _stop(service)
+        print(f"trun: stopped; {count(follower.unfinished, 'job')} left: trun resume {place.run}", file=sys.stderr)
+        return INTERRUPTED
+    except BaseException:
+        _stop(service)
+        raise
+    _stop(service)
+    print(summary(follower.ended, paint))
+    for job, reason in stuck:
+        print(fit(f"{job} is left: {reason}", paint))
+    return verdict(follower.ended) or (WAITING if stuck else 0)
+
+
+def _stop(service: Service) -> None:
+    """End the node now; what runs is stopped and stays on record."""
+    with contextlib.suppress(TrunError):
+        service.post(Bye(stop=True))
+    service.closed = True
+    service.on_close()
+    if service._wire is not None:
+        service._wire.close()
+
+
+class _Ends(Follower):
+    """Prints the ends of jobs, and notices when nothing is left that could still run."""
+
+    def __init__(self, service: Service) -> None:
+        super().__init__(service)
+        #: How many jobs ended in which state since this began.
+        self.ended: Counter[str] = Counter()
+
+    def run(self, paint: Paint) -> list[tuple[str, str]]:
+        """Follow to the end; return (id, reason) of the jobs that are left and cannot go on by themselves."""
+        self._since = self.source.ask("changes", since=float("inf"))["now"]
+        pause = threading.Event()
+        while True:
+            for job, move in self.moves():
+                if JobState(move["state"]).is_final and move["seq"] == job["seq"]:
+                    self.ended[move["state"]] += 1
+                    print(move_line(job, move, paint), flush=True)
+            if not self.unfinished:
+                return []
+            stuck = self._stuck()
+            if len(stuck) == self.unfinished:
+                return stuck
+            pause.wait(LINES_S)
+
+    def _stuck(self) -> list[tuple[str, str]]:
+        """Return the jobs that are left, if none of them can go on by itself; else nothing."""
+        if any(self.counts[state] for state in ("new", "queued", "running", "lost")):
+            return []
+        left = {job["uid"]: job for job in self.source.ask("ps", state=["held", "waiting"])["jobs"]}
+        graph = {job["uid"]: job["condition"] for job in self.source.ask("graph")["jobs"] if job["uid"] in left}
+        return [] if moving(left, graph) else [(job["id"], job["reason"]) for job in left.values()]
+
+
+def moving(left: dict[str, dict[str, Any]], conditions: dict[str, Any]) -> set[str]:
+    """Return the uids of unfinished jobs that may go on by themselves: for time, files, or another such job.
+
+    What waits for a person, or for an atom of a script that has gone, does not.
+    """
+    found: set[str] = set()
+    waits: dict[str, set[str]] = {}
+    for uid, job in left.items():
+        if job["state"] == "held":
+            continue
+        subjects, by_itself = _leaves(conditions.get(uid))
+        waits[uid] = subjects
+        if by_itself or job["attempts"]:
+            found.add(uid)
+    grown = True
+    while grown:
+        more = {uid for uid, subjects in waits.items() if uid not in found and subjects & found}
+        found |= more
+        grown = bool(more)
+    return found
+
+
+def _leaves(condition: Any) -> tuple[set[str], bool]:
+    """Return the jobs that a condition is about, and whether something in it moves by itself (time, the world)."""
+    subjects: set[str] = set()
+    by_itself = False
+    rest = [condition] if condition else []
+    while rest:
+        node = rest.pop()
+        if node.get("atom") == "job":
+            subjects.add(node["uid"])
+        elif "atom" in node:
+            by_itself = by_itself or node["atom"] not in ("bare", "level")
+        else:
+            by_itself = by_itself or node["op"] in ("held", "since")
+            rest.extend(node["of"])
+    return subjects, by_itself
