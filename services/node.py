@@ -78,7 +78,7 @@ def compose(options: argparse.Namespace) -> Driver:
         key, epoch = meta["service_key"], int(meta["epoch"])
         os.environ["TRUN_SERVICE"] = options.address
         machine = Machine(resources=options.resources, service_key=key, epoch=epoch)
-        executor = Processes(workers=options.workers, folder=folder)
+        executor = Processes(options.workers, folder=folder, service_key=key)
         endpoint = RouterEndpoint(options.address)
     except BaseException:
         journal.close()
