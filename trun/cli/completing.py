@@ -53,7 +53,7 @@ OPTIONS = {
     "ps": "--service --state --name --never --all --limit --json",
     "why": "--service --state --verbose --json",
     "logs": "--follow --attempt --run --lines --raw --service --state --json",
-    "watch": "--service --state",
+    "watch": "--lines --service --state",
     "graph": "--mermaid --dot --json --service --state",
     "history": "--since --name --limit --service --state --json",
     "services": "--json",

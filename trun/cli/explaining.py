@@ -3,7 +3,7 @@
 The first line is the docstring of the error class, so that code and explanation cannot drift apart; the advice stands
 here.
 
-Who may come in: the command. Rule: every class in ``trun.errors`` with a code of its own has an entry in ADVICE.
+Who may come in: the command. Rule: every error class with a code of its own has an entry in ADVICE.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 
+import trun.conditions.algebra as algebra
 import trun.errors as errors
 from trun.cli.arguments import Parser, print_json
 from trun.errors import TrunError, UnknownName
@@ -31,6 +32,8 @@ ADVICE = {
     "T107": "Use another key=, or submit exactly what was submitted under it before.",
     "T108": "The message names the option, what it was given and what it takes.",
     "T109": "Run the pip command in the message.",
+    "T110": "Ask .cancelled before .ready, or catch the error: what the condition speaks of ended otherwise.",
+    "T111": "Give the name to parse(text, names), or write the nearest one that the message offers.",
     "T200": "Make the folder writable for you alone, or choose another with state= or TRUN_STATE_DIR.",
     "T201": "The process that holds the folder is named: end it first, or choose another folder.",
     "T202": "A newer trun wrote the folder: upgrade trun, or choose another folder.",
@@ -61,9 +64,11 @@ ADVICE = {
 
 def classes() -> dict[str, type[TrunError]]:
     """Return {code: error class}."""
+    rooms = (errors, algebra)
     found = {
         kind.code: kind
-        for _, kind in inspect.getmembers(errors, inspect.isclass)
+        for room in rooms
+        for _, kind in inspect.getmembers(room, inspect.isclass)
         if issubclass(kind, TrunError) and "code" in vars(kind)
     }
     return dict(sorted(found.items()))
