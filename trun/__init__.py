@@ -197,13 +197,14 @@ def __getattr__(name: str) -> Any:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
     if room in _DOORS:
         importlib.import_module("trun.families")
+        importlib.import_module("trun.connect")
     value = getattr(importlib.import_module(room), name)
     globals()[name] = value
     return value
 
 
 #: Rooms that hand out services or jobs: whoever has one may call ``service.submit`` and ``service.map``.
-_DOORS = frozenset({"trun.connect", "trun.service", "trun.handles", "trun.jobs", "trun.groups", "trun.files"})
+_DOORS = frozenset(f"trun.{room}" for room in ("connect", "families", "service", "handles", "jobs", "groups", "files"))
 
 
 def __dir__() -> list[str]:

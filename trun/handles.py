@@ -159,7 +159,7 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
         if isinstance(event, FINAL):
             self._times[2] = entry.time
             self._final = event
-            self.service.forget(self.uid)
+            self.service.forget(self.uid, self)
             self._finish()
 
     def refuse(self, error: ErrorInfo) -> None:

@@ -11,6 +11,7 @@ Source: PARK's job proxies and ``when=``; ``concurrent.futures`` for the rest of
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
 import os
 import sys
@@ -77,6 +78,13 @@ class _Uids:
 
 
 new_uid = _Uids()
+
+
+def _uid_of(key: str) -> str:
+    """Return the uid that belongs to an idempotency key: the same key is the same job."""
+    if not isinstance(key, str) or not key:
+        raise BadOption(f"key must be a text, not {key!r}.")
+    return "key-" + hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
 
 
 # -- options ----------------------------------------------------------------------------------------------------------
@@ -298,7 +306,8 @@ def make_spec(
         made=time.time(),
     )
     if options.key is not None:
-        spec = msgspec.structs.replace(spec, key=options.key, digest=pickles.digest_of(digest, payload, when))
+        content = pickles.digest_of(digest, payload, when)
+        spec = msgspec.structs.replace(spec, uid=_uid_of(options.key), key=options.key, digest=content)
     if options.resources:
         _check_resources(service, options.resources)
     return spec, inputs

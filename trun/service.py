@@ -88,6 +88,26 @@ class Wire(Protocol):
         ...
 
 
+class _Several:
+    """Several listeners to one stream: each takes what it has not seen."""
+
+    def __init__(self, listeners: list[Listener]) -> None:
+        self.seq = 0
+        self.listeners = listeners
+
+    def take(self, entry: Entry) -> None:
+        self.seq = 0
+        for listener in list(self.listeners):
+            if entry.seq > listener.seq:
+                listener.seq = entry.seq
+                listener.take(entry)
+
+    def refuse(self, error: ErrorInfo) -> None:
+        for listener in self.listeners:
+            if not listener.seq:
+                listener.refuse(error)
+
+
 class Service:
     """A service that accepts jobs. Made by ``trun.local`` and ``trun.remote_service``.
 
@@ -187,7 +207,7 @@ class Service:
             elif kind is Refuse:
                 for uid in answer.uids:  # type: ignore[union-attr]
                     self._unacknowledged.pop(uid, None)
-                    listener = self._listeners.pop(uid, None)
+                    listener = self._listeners.get(uid)
                     if listener is not None:
                         listener.refuse(answer.error)  # type: ignore[union-attr]
             elif kind is Welcome:
@@ -272,7 +292,7 @@ class Service:
             raise ServiceUnavailable(f"service {self.name} is closed.")
         batch: list[JobSpec] = []
         for spec, listener in specs:
-            self._listeners[spec.uid] = listener
+            self._add(spec.uid, listener)
             self._unacknowledged[spec.uid] = spec
             batch.append(spec)
         made = tuple(groups)
@@ -284,16 +304,28 @@ class Service:
         """Hand the entries of a stream that the coming submission creates to ``listener``."""
         self._listeners[uid] = listener
 
+    def _add(self, uid: str, listener: Listener) -> None:
+        known = self._listeners.get(uid)
+        if known is None or known is listener:
+            self._listeners[uid] = listener
+        elif isinstance(known, _Several):
+            known.listeners.append(listener)
+        else:
+            self._listeners[uid] = _Several([known, listener])
+
     def listen(self, uid: str, listener: Listener, since: int = 1) -> None:
         """Hand the entries of a stream to ``listener`` from sequence number ``since`` on."""
-        self._listeners[uid] = listener
         listener.seq = since - 1
+        self._add(uid, listener)
         self._send([Listen(streams=((uid, since),))])
 
-    def forget(self, uid: str) -> None:
-        """Nobody here wants that stream any more."""
-        if uid not in self._relays:
-            self._listeners.pop(uid, None)
+    def forget(self, uid: str, listener: Listener) -> None:
+        """Stop handing the entries of that stream to this listener."""
+        known = self._listeners.get(uid)
+        if known is listener:
+            del self._listeners[uid]
+        elif isinstance(known, _Several) and listener in known.listeners:
+            known.listeners.remove(listener)
 
     def _token(self) -> str:
         with self._lock:
