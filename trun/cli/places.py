@@ -262,8 +262,9 @@ class Found:
 class Search:
     """Finds jobs by word, and keeps each place open until ``close``. Use it in a ``with``."""
 
-    def __init__(self, places: Sequence[Place]) -> None:
+    def __init__(self, places: Sequence[Place], *, opener: Callable[[Place], Source] = open_source) -> None:
         self.places = list(places)
+        self._opener = opener
         self._open: dict[Path, Source] = {}
 
     def __enter__(self) -> Search:
@@ -282,7 +283,7 @@ class Search:
         """Return who answers for a place."""
         found = self._open.get(place.folder)
         if found is None:
-            found = self._open[place.folder] = open_source(place)
+            found = self._open[place.folder] = self._opener(place)
         return found
 
     def reopen(self, place: Place) -> Source:
