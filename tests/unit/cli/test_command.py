@@ -60,17 +60,29 @@ def test_help_names_every_verb_and_the_exit_codes(capsys: pytest.CaptureFixture[
     assert "130 interrupted" in out
 
 
+def test_every_verb_and_option_stands_in_the_documentation() -> None:
+    page = (_root() / "docs" / "commands.md").read_text(encoding="utf-8")
+
+    options = {option for words in completing.OPTIONS.values() for option in words.split()}
+    assert sorted(option for option in options if option not in page) == []
+    assert [verb for verb in VISIBLE if f"`{verb}" not in page] == []
+    assert [state for state in completing.STATES if state not in page] == []
+
+
 def test_version_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "--version") == (0, f"trun {__version__}\n", "")
 
 
 def test_help_and_version_import_next_to_nothing() -> None:
+    heavy = ("argparse", "zmq", "msgspec", "sqlite3", "trun.errors", "json")
     script = (
         "import sys; from trun.cli import main; main(['--help']); main(['--version']);"
-        "print([name for name in ('argparse', 'zmq', 'msgspec', 'sqlite3', 'trun.errors', 'json') if name in sys.modules])"
+        f"print([name for name in {heavy} if name in sys.modules])"
     )
 
-    done = subprocess.run([sys.executable, "-S", "-c", script], capture_output=True, text=True, check=False, cwd=_root())
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", script], capture_output=True, text=True, cwd=_root(), check=False
+    )
 
     assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr
 

@@ -34,7 +34,10 @@ def move(seq: int, time: float, state: str, text: str = "") -> dict[str, Any]:
 
 def test_each_move_is_told_once_and_in_order() -> None:
     a, b = {"uid": "a", "id": "a#1"}, {"uid": "b", "id": "b#2"}
-    first = {**b, "moves": [move(2, 11.0, "running")]}, {**a, "moves": [move(2, 10.0, "queued"), move(3, 10.5, "running")]}
+    first = (
+        {**b, "moves": [move(2, 11.0, "running")]},
+        {**a, "moves": [move(2, 10.0, "queued"), move(3, 10.5, "running")]},
+    )
     again = {**a, "moves": [move(3, 10.5, "running"), move(4, 12.0, "completed")]}
     script = Script(
         {"now": 11.0, "counts": {"running": 2}, "jobs": list(first)},

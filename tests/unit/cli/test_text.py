@@ -67,7 +67,9 @@ def test_durations_read_like_a_watch(seconds: float | None, shown: str) -> None:
     assert text.duration(seconds) == shown
 
 
-@pytest.mark.parametrize(("seconds", "shown"), [(3, "3 s ago"), (200, "3 min ago"), (7300, "2 h ago"), (2e5, "2 d ago")])
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(3, "3 s ago"), (200, "3 min ago"), (7300, "2 h ago"), (2e5, "2 d ago")]
+)
 def test_the_past_is_told_in_one_unit(seconds: float, shown: str) -> None:
     assert text.ago(seconds) == shown
 
