@@ -112,18 +112,27 @@ class CurrentJob:
         #: Counted resources that it holds.
         self.resources = dict(envelope.resources)
         self.service_key = place.service_key
-        #: Where files that it publishes are kept, or empty.
-        self.export_folder = os.path.join(place.folder, "export") if place.folder else ""
-        self.inbox = Inbox(channel, self._reply)
         self._channel = channel
         self._folder = place.folder
-        self._lock = threading.Lock()
         self._sent = 0
         self._scratch: str | None = None
+        self._inbox: Inbox | None = None
         self._pending: Progress | None = None
         self._timer: threading.Timer | None = None
         self._next_progress = 0.0
         self._over = False
+
+    @property
+    def inbox(self) -> Inbox:
+        """Texts that were sent to this job."""
+        if self._inbox is None:
+            self._inbox = Inbox(self._channel, self._reply)
+        return self._inbox
+
+    @property
+    def export_folder(self) -> str:
+        """Where files that it publishes are kept, or empty."""
+        return os.path.join(self._folder, "export") if self._folder else ""
 
     @property
     def fence(self) -> str:
@@ -156,7 +165,7 @@ class CurrentJob:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise BadOption(f"set_progress takes a fraction from 0 to 1, not {fraction!r}.")
         event = Progress(fraction=float(value), note="" if note is None else str(note))
-        with self._lock:
+        with _lock:
             now = time.monotonic()
             if now >= self._next_progress:
                 self._next_progress = now + PROGRESS_S
@@ -187,7 +196,7 @@ class CurrentJob:
         self._emit(Replied(token=token, text=text))
 
     def _emit(self, event: Improved | Said | Replied) -> None:
-        with self._lock:
+        with _lock:
             self._flush()
             self._send(event)
 
@@ -197,7 +206,7 @@ class CurrentJob:
             self._channel.send(Emitted(uid=self.uid, epoch=self.epoch, first=self._sent, events=(event,)))
 
     def _late(self) -> None:
-        with self._lock:
+        with _lock:
             self._timer = None
             self._next_progress = time.monotonic() + PROGRESS_S
             self._flush()
@@ -210,7 +219,7 @@ class CurrentJob:
     def end(self) -> None:
         """Send what is still to be said and remove the scratch folder; the launcher calls this."""
         if self._timer is not None or self._pending is not None:
-            with self._lock:
+            with _lock:
                 if self._timer is not None:
                     self._timer.cancel()
                 self._timer = None
@@ -229,6 +238,8 @@ def scratch_path(folder: str, uid: str, epoch: int) -> str:
     return os.path.join(base, f"{file_stem(uid)}.{epoch}")
 
 
+#: One attempt at a time, so one lock for what its threads say.
+_lock = threading.Lock()
 _current: CurrentJob | None = None
 
 

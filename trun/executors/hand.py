@@ -104,6 +104,11 @@ class Hand:
         """Whether it takes up a slot."""
         return bool(self.queue or self.held) and not self.suspended
 
+    @property
+    def may_queue(self) -> bool:
+        """Whether orders may wait in it behind another."""
+        return self.ready and not (self.suspended or self.closing or self.stop)
+
     def is_forked(self, pid: int) -> None:
         """Note the process; from here on it can be killed without doubt about whom that hits."""
         self.pid = pid

@@ -46,8 +46,7 @@ class Launcher:
         self._functions: dict[str, bytes] = {}
         self._contexts: dict[str, tuple[str, list[str]]] = {}
         self._peak = Peak()
-        self._own_path = list(sys.path)
-        self._own_folder = os.getcwd()
+        self._own = os.getcwd(), list(sys.path)
         #: Whether the payload itself is running: the only time at which it may be interrupted.
         self.inside = False
         #: The running attempt's job, and whether somebody has interrupted it.
@@ -115,13 +114,13 @@ class Launcher:
     def _stand(self, envelope: Envelope) -> None:
         """Go where the client stands, as far as that place exists here."""
         if envelope.context_data is not None:
-            self._contexts[envelope.context] = pickles.load_context(envelope.context_data)
-        folder, path = self._contexts.get(envelope.context, ("", []))
+            folder, path = pickles.load_context(envelope.context_data)
+            self._contexts[envelope.context] = folder or self._own[0], places.join(path, self._own[1])
+        folder, wanted = self._contexts.get(envelope.context, self._own)
         try:
-            os.chdir(folder or self._own_folder)
+            os.chdir(folder)
         except OSError:
-            os.chdir(self._own_folder)
-        wanted = places.join(path, self._own_path)
+            os.chdir(self._own[0])
         if sys.path != wanted:
             sys.path[:] = wanted
 

@@ -11,13 +11,14 @@ here knows conditions, states or retries; every order ends in exactly one ``Ende
 
 from __future__ import annotations
 
+import heapq
 import logging
 import os
 import shutil
 import signal
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from trun.executors import endings, processtree, zygote
@@ -109,13 +110,12 @@ class Processes:
 
     def room(self) -> Room:
         """Return how many jobs would begin at once, and how many short ones could wait behind others."""
-        busy = ahead = 0
         depth = self._present_depth()
+        busy = ahead = 0
         for hand in self._crew.hands.values():
-            if hand.is_busy:
-                busy += 1
-                if depth > 1 and not hand.closing and hand.stop is None:
-                    ahead += max(0, depth - len(hand.queue))
+            busy += hand.is_busy
+            if depth > 1 and hand.may_queue:
+                ahead += max(0, depth - max(1, len(hand.queue)))
         return Room(idle=max(0, self._workers - busy - len(self._backlog)), ahead=ahead)
 
     def _present_depth(self) -> int:
@@ -125,6 +125,7 @@ class Processes:
 
     def submit(self, orders: Sequence[Order]) -> None:
         """Take these attempts; each goes to a worker at once if there is one."""
+        free = _Free(self._crew.hands.values(), self._workers, self._present_depth())
         for order in orders:
             key = (order.uid, order.epoch)
             if key in self._where:
@@ -133,7 +134,10 @@ class Processes:
                 failed = endings.refused(order, f"a job of kind {order.spec.kind!r} has nothing to call")
                 self._out.append(Ended(uid=order.uid, epoch=order.epoch, outcome=failed))
                 continue
-            self._place(Sent(order))
+            sent = Sent(order)
+            if not self._place(sent, free):
+                self._where[key] = None
+                self._backlog.append(sent)
 
     def cancel(self, uid: str, epoch: int, *, grace: float, reason: str) -> None:
         """Stop an attempt and all its processes: TERM, ``grace`` seconds, KILL."""
@@ -248,37 +252,22 @@ class Processes:
 
     # -- giving orders ------------------------------------------------------------------------------------------------
 
-    def _place(self, sent: Sent) -> None:
-        hand = self._choose(sent.order)
-        self._where[sent.key] = hand
-        if hand is None:
-            self._backlog.append(sent)
+    def _place(self, sent: Sent, free: _Free) -> bool:
+        """Give an order to a free worker, a new one, or (if it is short and plain) one that is nearly done."""
+        fresh = sent.order.spec.isolation == "fresh"
+        if free.slots > 0:
+            hand = free.best(fresh) or self._crew.hire()
+            free.slots -= 1
+            hand.closing = fresh
+        elif _is_plain(sent.order):
+            shortest = free.shortest()
+            if shortest is None:
+                return False
+            hand = shortest
         else:
-            self._give(hand, sent)
-
-    def _choose(self, order: Order) -> Hand | None:
-        """Return the worker for an order: a free one, a new one, or for a short plain job one that is nearly done."""
-        fresh = order.spec.isolation == "fresh"
-        free = [hand for hand in self._crew.hands.values() if hand.is_free and not hand.suspended]
-        busy = sum(hand.is_busy for hand in self._crew.hands.values())
-        if busy < self._workers:
-            best: Hand | None = None
-            for hand in free:
-                if fresh and hand.done:
-                    continue
-                if best is None or (hand.ready, hand.done) > (best.ready, best.done):
-                    best = hand
-            if best is None:
-                best = self._crew.hire()
-            if fresh:
-                best.closing = True
-            return best
-        depth = self._present_depth()
-        if depth == 1 or not _is_plain(order):
-            return None
-        able = [hand for hand in self._crew.hands.values() if hand.is_busy and not hand.closing and hand.stop is None]
-        able = [hand for hand in able if len(hand.queue) < depth]
-        return min(able, key=lambda hand: len(hand.queue), default=None)
+            return False
+        self._give(hand, sent)
+        return True
 
     def _give(self, hand: Hand, sent: Sent) -> None:
         self._where[sent.key] = hand
@@ -295,13 +284,9 @@ class Processes:
         sent.texts.clear()
 
     def _work_off(self) -> None:
-        for _ in range(len(self._backlog)):
-            sent = self._backlog[0]
-            hand = self._choose(sent.order)
-            if hand is None:
-                return
+        free = _Free(self._crew.hands.values(), self._workers, self._present_depth())
+        while self._backlog and self._place(self._backlog[0], free):
             self._backlog.popleft()
-            self._give(hand, sent)
 
     def _give_back(self, taken: Sequence[Sent]) -> None:
         for sent in taken:
@@ -538,6 +523,45 @@ class Processes:
             stop = Stop("memory", "", mono)
             stop.peak = held
             self._stop(hand, stop)
+
+
+class _Free:
+    """Where orders could go, looked up once for a batch of them."""
+
+    def __init__(self, hands: Iterable[Hand], workers: int, depth: int) -> None:
+        hands = list(hands)
+        self.slots = workers - sum(hand.is_busy for hand in hands)
+        self._idle = [hand for hand in hands if hand.is_free and not hand.suspended] if self.slots > 0 else []
+        # The one that is up and has its modules loaded comes last and is taken first.
+        self._idle.sort(key=lambda hand: (hand.ready, hand.done))
+        self._hands = hands
+        self._depth = depth
+        self._heap: list[tuple[int, int, Hand]] | None = None
+
+    def best(self, fresh: bool) -> Hand | None:
+        """Return an idle worker; where it has to be fresh, one that has run nothing yet."""
+        if not fresh:
+            return self._idle.pop() if self._idle else None
+        for hand in self._idle:
+            if not hand.done:
+                self._idle.remove(hand)
+                return hand
+        return None
+
+    def shortest(self) -> Hand | None:
+        """Return the busy worker with the fewest orders, if another short one may wait there."""
+        if self._heap is None:
+            able = [hand for hand in self._hands if hand.is_busy and hand.may_queue]
+            self._heap = [(len(hand.queue), hand.number, hand) for hand in able if len(hand.queue) < self._depth]
+            heapq.heapify(self._heap)
+        if not self._heap:
+            return None
+        length, number, hand = self._heap[0]
+        if length + 1 < self._depth:
+            heapq.heapreplace(self._heap, (length + 1, number, hand))
+        else:
+            heapq.heappop(self._heap)
+        return hand
 
 
 def _is_plain(order: Order) -> bool:
