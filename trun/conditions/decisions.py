@@ -18,21 +18,18 @@ from trun.conditions.value import CANCELLED, HOLDS, NEVER, TRUE, Value
 class Fire:
     """The condition of ``owner`` holds: it may run."""
 
-    __slots__ = ("_witness", "owner", "value")
+    __slots__ = ("_by", "owner", "value")
 
-    def __init__(self, owner: Hashable, value: Value, witness: tuple[str, ...] | Condition = ()) -> None:
+    def __init__(self, owner: Hashable, value: Value, by: Sequence[Condition] = ()) -> None:
         self.owner = owner
         #: TRUE, or HOLDS where it may lapse again.
         self.value = value
-        self._witness = witness
+        self._by = by
 
     @property
     def witness(self) -> tuple[str, ...]:
-        """Keys of the atoms that made it hold. A conjunction of atoms is kept as it is until somebody asks."""
-        found = self._witness
-        if isinstance(found, Condition):
-            found = self._witness = tuple(dict.fromkeys(leaf.key for leaf in found.of or (found,)))
-        return found
+        """Keys of the atoms that made it hold."""
+        return tuple(dict.fromkeys([leaf.key for leaf in self._by]))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Fire) and (self.owner, self.value) == (other.owner, other.value)
@@ -177,8 +174,7 @@ def _decisive(node: Gate, values: Sequence[Value], value: Value) -> list[Conditi
 
 def fire(owner: Hashable, root: Condition, values: Mapping[int, Value]) -> Fire:
     """Return the decision that ``root`` holds, with its witness."""
-    witness = tuple(dict.fromkeys(leaf.key for leaf in support(root, values)))
-    return Fire(owner, values[id(root)], witness)
+    return Fire(owner, values[id(root)], support(root, values))
 
 
 def drop(owner: Hashable, root: Condition, values: Mapping[int, Value], why: Callable[[str], str]) -> Drop:

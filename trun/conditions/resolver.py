@@ -2,68 +2,44 @@
 
 The resolver decides and does nothing: every method returns what follows, and the caller carries it out. No clock, no
 lock, no I/O; time is told (``now``). One registration fires or drops once; with ``keep_levels`` one that fired at
-HOLDS stays until it is withdrawn, and may lapse.
+HOLDS stays until it is withdrawn, and may lapse. Decisions come in order of registration.
 
-Simple shape: each registration that hears news is evaluated anew.
+Thresholds over atoms that are decided once are two counters per gate (``waiting.Plain``); anything with ``~``, a level
+or time takes the five-value path (``graph.Graph``). Watched literals were measured and turned down: they save memory,
+but lose the early "never". True atoms are forgotten: a caller who must remember tells ``register`` through ``known``.
+
+Rule: the ways through ``hear`` and the short ``register`` are measured (benchmarks/resolver.py); no call, no lookup
+more than there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable
 from typing import Any
 
-from trun.conditions.algebra import Condition, Leaf, combine, postorder
+from trun.conditions.algebra import And, Condition, Leaf
 from trun.conditions.atoms import JobAtom, WorldAtom
-from trun.conditions.decisions import Decision, Drop, Fire, Lapse, drop, fire
-from trun.conditions.timing import Held, Since, TimeLeaf
+from trun.conditions.decisions import Decision, Drop, Fire, Lapse, Reason, drop, fire, node_values
+from trun.conditions.graph import Graph
+from trun.conditions.propagation import VALUES, Batch, Propagation
+from trun.conditions.timing import TimeLeaf
 from trun.conditions.value import HOLDS, NEVER, TRUE, WAIT, Value
-from trun.messages import Event
+from trun.conditions.waiting import WIDE, Source, gates_of, is_plain
+from trun.errors import InvariantError, UnknownName
 
-__all__ = ["Decision", "Drop", "Fire", "Lapse", "Resolver"]
+__all__ = ["Decision", "Drop", "Fire", "Lapse", "Reason", "Resolver"]
 
-
-class _Waiting:
-    """One registration."""
-
-    __slots__ = ("condition", "held_since", "leaves", "origin", "owner", "rose", "up")
-
-    def __init__(self, owner: Hashable, condition: Condition, origin: float) -> None:
-        self.owner = owner
-        self.condition = condition
-        self.origin = origin
-        self.leaves: list[Leaf] = list({leaf.key: leaf for leaf in condition.depends}.values())
-        #: id of a held gate -> since when its child holds.
-        self.held_since: dict[int, float] = {}
-        #: id of a since gate -> [rank of the trigger's rise, of the reset's rise, was up, was up].
-        self.rose: dict[int, list[float]] = {}
-        self.up = False
+Known = Callable[[Any], Value | None]
 
 
-class Resolver:
-    """Decides who may run, from conditions and news about their atoms."""
+class Resolver(Propagation):
+    """Decides who may run, from conditions and news about their atoms.
 
-    def __init__(self, *, keep_levels: bool = False) -> None:
-        self._keep_levels = keep_levels
-        self._waiting: dict[Hashable, _Waiting] = {}
-        self._values: dict[str, Value] = {}
-        self._reasons: dict[str, str] = {}
-        self._users: dict[str, dict[Hashable, None]] = {}
-        self._about: dict[str, dict[str, JobAtom]] = {}
-        self._world: dict[str, WorldAtom] = {}
-        self._told: dict[str, WorldAtom] = {}
-        self._rank = 0
-        self._seq = 0
-        self._now = 0.0
-        #: Updates that said nothing new, or were about atoms that nobody waits for.
-        self.ignored = 0
-        #: Updates that contradicted a settled value.
-        self.contradicted = 0
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def __contains__(self, owner: Hashable) -> bool:
-        return owner in self._waiting
+    Parameters
+    ----------
+    keep_levels
+        A condition that fires at HOLDS stays registered until it is withdrawn; it may lapse, and fire again.
+    """
 
     # -- who waits
 
@@ -73,199 +49,207 @@ class Resolver:
         condition: Condition,
         *,
         now: float = 0.0,
-        known: Callable[[Leaf], Value | None] | None = None,
+        known: Known | None = None,
         origin: float | None = None,
     ) -> list[Decision]:
-        """Let ``owner`` wait for a condition; what is known already counts, so it may fire or drop at once."""
-        if owner in self._waiting:
-            raise ValueError(f"{owner!r} waits already")
-        self._now = max(self._now, now)
-        waiting = _Waiting(owner, condition, now if origin is None else origin)
-        self._waiting[owner] = waiting
-        for leaf in waiting.leaves:
-            key = leaf.key
-            if key not in self._users:
-                self._users[key] = {}
-                if not isinstance(leaf, TimeLeaf):
-                    value = known(leaf) if known is not None else None
-                    self._values[key] = leaf.latch if value is None else value
-            self._users[key][owner] = None
-            if isinstance(leaf, JobAtom):
-                self._about.setdefault(leaf.subject, {})[key] = leaf
-            if isinstance(leaf, WorldAtom):
-                self._world[key] = leaf
-        return self._judge([waiting])
+        """Let ``owner`` wait for a condition. What is known already counts, so it may fire or drop at once.
 
-    def withdraw(self, owner: Hashable) -> bool:
-        """Forget a registration; False if there is none."""
-        waiting = self._waiting.pop(owner, None)
-        if waiting is None:
-            return False
-        for leaf in waiting.leaves:
-            users = self._users[leaf.key]
-            del users[owner]
-            if not users:
-                self._forget(leaf)
-        return True
+        Parameters
+        ----------
+        owner
+            Whatever the caller calls it; each waits for one condition at a time.
+        now
+            Seconds; starts the spans in the condition unless ``origin`` is given.
+        known
+            What atoms are worth at present; None, as a function or as its answer, stands for the atom's own latch.
+            Not asked about undecided atoms that others wait for: of those every piece of news was heard.
+        origin
+            When the registration was made first, so that deadlines stay where they were after a restart.
+        """
+        if owner in self._owners:
+            raise InvariantError(f"{owner!r} waits already.")
+        if now > self._now:
+            self._now = now
+        if type(condition) is And or isinstance(condition, JobAtom):
+            found = self._register_all(owner, condition.of or (condition,), known)
+            if found is not None:
+                return found
+        if is_plain(condition):
+            return self._register_plain(owner, condition, known)
+        return self._register_graph(owner, condition, known, now if origin is None else origin)
 
-    def _forget(self, leaf: Leaf) -> None:
-        key = leaf.key
-        del self._users[key]
-        self._values.pop(key, None)
-        self._reasons.pop(key, None)
-        self._world.pop(key, None)
-        if isinstance(leaf, JobAtom):
-            others = self._about[leaf.subject]
-            others.pop(key, None)
-            if not others:
-                del self._about[leaf.subject]
-
-    # -- what happens
-
-    def hear(self, subject: str, event: Event, *, seq: int = 0, now: float = 0.0) -> list[Decision]:
-        """Take one event of a job's stream."""
-        atoms = self._about.get(subject)
-        if atoms is None:
+    def _register_all(
+        self, owner: Hashable, leaves: tuple[Condition, ...], known: Known | None
+    ) -> list[Decision] | None:
+        """Register a conjunction of job atoms, the usual case. None: it has something else in it, or is dead."""
+        about, plain = self._entries.about, self._plain
+        gate = plain.new(0, 1)
+        missing = 0
+        for leaf in leaves:
+            if not isinstance(leaf, JobAtom):
+                break
+            entry = about.get(leaf.subject)
+            if type(entry) is list and entry[0]._key == leaf._key and len(entry) < WIDE:
+                if entry[-1] != gate:
+                    entry.append(gate)
+                    missing += 1
+                continue
+            value = self._present(leaf, known, level=False)
+            if value is WAIT:
+                missing += plain.connect(leaf, gate)
+            elif value is not TRUE:
+                break
+        else:
+            if not missing:
+                plain.recycle(gate)
+                return [Fire(owner, TRUE, leaves)]
+            plain.need[gate] = missing
+            plain.owner[gate] = owner
+            plain.root[gate] = leaves
+            self._serial += 1
+            plain.serial[gate] = self._serial
+            self._owners[owner] = gate
             return []
-        moved = []
-        for key, atom in atoms.items():
-            if self._values[key].is_settled:
-                continue
-            value = atom.judge(event)
-            if value is not None:
-                moved.append((key, value, type(event).__name__.lower()))
-        return self._move(moved, seq, now)
+        for done in leaves:
+            if done is leaf:
+                break
+            plain.disconnect(done, gate)  # type: ignore[arg-type]
+        plain.recycle(gate)
+        return None
 
-    def settle(self, key: str, value: Value, *, seq: int = 0, now: float = 0.0, reason: str = "") -> list[Decision]:
-        """Take the new value of one atom."""
-        return self._move([(key, value, reason)], seq, now)
+    def _register_plain(self, owner: Hashable, condition: Condition, known: Known | None) -> list[Decision]:
+        values = node_values(condition, lambda leaf: self._present(leaf, known, level=False))
+        value = values[id(condition)]
+        if value is TRUE:
+            return [fire(owner, condition, values)]
+        if value <= NEVER:
+            return [drop(owner, condition, values, self._reason_of)]
+        self._serial += 1
+        self._enter(owner, condition, values, self._serial)
+        return []
 
-    def settle_many(self, updates: Iterable[tuple[str, Value]], *, now: float = 0.0) -> list[Decision]:
-        """Take the new values of many atoms in one propagation."""
-        return self._move([(key, value, "") for key, value in updates], 0, now)
-
-    def _move(self, moved: Iterable[tuple[str, Value, str]], seq: int, now: float) -> list[Decision]:
-        self._now = max(self._now, now)
-        touched: dict[Hashable, None] = {}
-        for key, value, reason in moved:
-            old = self._values.get(key)
-            if old is None or old == value:
-                self.ignored += 1
-            elif old.is_settled:
-                self.contradicted += 1
-            else:
-                self._values[key] = Value(value)
-                self._reasons[key] = reason
-                touched.update(self._users[key])
-        self._rank += 1
-        return self._judge([self._waiting[owner] for owner in self._waiting if owner in touched]) if touched else []
-
-    def reset(self, subject: str, run: int = 0) -> None:
-        """Begin a new run of a job: those who still wait for its atoms wait anew; what was decided stays so."""
-        for key in self._about.get(subject, ()):
-            self._values[key] = WAIT
-        self._judge([self._waiting[o] for key in self._about.get(subject, ()) for o in self._users[key]])
-
-    # -- time
-
-    def next_deadline(self) -> float | None:
-        """Return when ``advance`` must be called next."""
-        found = [at for waiting in self._waiting.values() for at in self._deadlines(waiting)]
-        return min(found, default=None)
-
-    def advance(self, now: float) -> list[Decision]:
-        """Let time pass."""
-        self._now = max(self._now, now)
-        return self._judge([w for w in list(self._waiting.values()) if any(at <= now for at in self._deadlines(w))])
-
-    def _deadlines(self, waiting: _Waiting) -> list[float]:
-        found = [at for leaf in waiting.leaves if isinstance(leaf, TimeLeaf) for at in [leaf.deadline(waiting.origin)]]
-        for node in postorder(waiting.condition):
-            if isinstance(node, Held) and id(node) in waiting.held_since:
-                found.append(waiting.held_since[id(node)] + node.span_s)
-        return [at for at in found if at > self._now or not waiting.up]
-
-    # -- judging
-
-    def _judge(self, waiting: list[_Waiting]) -> list[Decision]:
-        found: list[Decision] = []
-        for one in waiting:
-            if one.owner not in self._waiting:
-                continue
-            values = self._worth(one)
-            value = values[id(one.condition)]
+    def _enter(self, owner: Hashable, condition: Condition, values: dict[int, Value], serial: int) -> None:
+        for leaf in condition.depends:
+            value = values[id(leaf)]
             if value <= NEVER:
-                found.append(drop(one.owner, one.condition, values, lambda key: self._reasons.get(key, "")))
-                self.withdraw(one.owner)
-            elif value >= HOLDS:
-                if not one.up or value is TRUE:
-                    found.append(fire(one.owner, one.condition, values))
-                one.up = True
-                if value is TRUE or not self._keep_levels:
-                    self.withdraw(one.owner)
-            elif one.up:
-                one.up = False
-                found.append(Lapse(one.owner))
-        return found
+                self._entries.source(leaf).value = value
+        root = self._plain.build(condition, values, serial)
+        self._plain.owner[root] = owner
+        self._owners[owner] = root
 
-    def _worth(self, waiting: _Waiting) -> dict[int, Value]:
-        values: dict[int, Value] = {}
-        for node in postorder(waiting.condition):
-            if isinstance(node, TimeLeaf):
-                value = node.late if self._now >= node.deadline(waiting.origin) else node.early
-            elif isinstance(node, Leaf):
-                value = self._values[node.key]
-            elif isinstance(node, Held):
-                value = self._held(waiting, node, values[id(node.child)])
-            elif isinstance(node, Since):
-                value = self._since(waiting, node, values)
+    def _register_graph(
+        self, owner: Hashable, condition: Condition, known: Known | None, origin: float
+    ) -> list[Decision]:
+        self._serial += 1
+        moment = self._moment("", 0)
+        graph = Graph(
+            owner,
+            self._serial,
+            condition,
+            lookup=lambda leaf: self._present(leaf, known),
+            origin=origin,
+            moment=moment,
+        )
+        self._owners[owner] = graph
+        for key, leaf in graph.leaves.items():
+            if isinstance(leaf, TimeLeaf):
+                continue
+            source = self._entries.source(leaf)
+            source.value = graph.values[key]
+            source.graphs[graph] = None
+            if isinstance(leaf, WorldAtom) and not source.value.is_settled:
+                self._watch[key] = leaf
+        for at, which in graph.turns(self._now):
+            self._clocks.start(at, graph, which)
+        found: list[tuple[int, Decision]] = []
+        self._judge((graph,), found)
+        return [decision for _, decision in found]
+
+    def _present(self, leaf: Leaf, known: Known | None, *, level: bool = True) -> Value:
+        """Return what an atom is worth now, as far as anybody knows."""
+        entry = self._entries.find(leaf)
+        if entry is not None:
+            return entry.value if type(entry) is Source else WAIT
+        value = known(leaf) if known is not None else None
+        if value is None:
+            value = leaf.latch
+            if value is WAIT:
+                value = self._late.get(leaf.key, WAIT)
+        return WAIT if value == HOLDS and not level else VALUES[value]
+
+    def reset(self, subject: str, run: int = 0) -> list[Decision]:
+        """Begin a new run of a job: who still waits and mentions it waits anew; what was decided stays so.
+
+        Costs a look at every registration, since atoms that came true were forgotten.
+        """
+        tail = f"job:{subject}:"
+        self._late = {key: value for key, value in self._late.items() if not key.startswith(tail)}
+        again: list[tuple[Hashable, int | Graph]] = []
+        for owner, where in self._owners.items():
+            leaves = where.leaves.values() if isinstance(where, Graph) else self._plain.leaves(where)
+            if any(isinstance(leaf, JobAtom) and leaf.subject == subject for leaf in leaves):
+                again.append((owner, where))
+        batch = Batch()
+        for owner, where in again:
+            if isinstance(where, Graph):
+                for key, leaf in where.leaves.items():
+                    if isinstance(leaf, JobAtom) and leaf.subject == subject:
+                        self._entries.source(leaf).value = WAIT
+                        batch.touched[where] = None
+                        for at, which in where.move(key, WAIT, self._moment("", 0)):
+                            self._clocks.start(at, where, which)
             else:
-                value = combine(node, [values[id(child)] for child in node.of])
-            values[id(node)] = value
-        return values
+                self._renew(owner, where, subject)
+        return self._end(batch)
 
-    def _held(self, waiting: _Waiting, node: Held, child: Value) -> Value:
-        if child < HOLDS:
-            waiting.held_since.pop(id(node), None)
-            return child
-        start = waiting.held_since.setdefault(id(node), self._now)
-        return child if self._now >= start + node.span_s else WAIT
+    def _renew(self, owner: Hashable, root: int, subject: str) -> None:
+        """Enter a plain registration again, with the atoms about a job undecided."""
+        plain = self._plain
+        condition, serial = plain.condition(root), plain.serial[root]
 
-    def _since(self, waiting: _Waiting, node: Since, values: Mapping[int, Value]) -> Value:
-        trigger, reset = values[id(node.trigger)], values[id(node.reset)]
-        state = waiting.rose.setdefault(id(node), [0, 0, 0, 0])
-        for index, value in enumerate((trigger, reset)):
-            if value >= HOLDS and not state[index + 2]:
-                state[index] = self._rank + 1
-            state[index + 2] = value >= HOLDS
-        if state[0] > state[1]:
-            return TRUE if reset.is_settled else HOLDS
-        if trigger.is_settled:
-            return min(trigger, NEVER)
-        return WAIT
+        def worth(leaf: Leaf) -> Value:
+            return WAIT if getattr(leaf, "subject", "") == subject else self._entries.value(leaf)
+
+        leaf_values = {leaf.key: worth(leaf) for leaf in plain.leaves(root)}
+        plain.release(root)
+        values = node_values(condition, lambda leaf: leaf_values[leaf.key])
+        self._enter(owner, condition, values, serial)
 
     # -- questions
 
     def wanted(self, subject: str) -> bool:
-        """Whether a live registration is still interested in a job."""
-        return subject in self._about
+        """Whether a registration still waits to hear something of a job."""
+        return any(type(one) is list or not one.value.is_settled for one in self._entries.of_subject(subject))  # type: ignore[union-attr]
 
     def subjects_of(self, owner: Hashable) -> frozenset[str]:
-        """Return the jobs that a registration looks at."""
-        found = (getattr(leaf, "subject", "") for leaf in self._waiting[owner].leaves)
-        return frozenset(subject for subject in found if subject)
+        """Return the jobs that a registration mentions."""
+        where = self._where(owner)
+        leaves = where.leaves.values() if isinstance(where, Graph) else self._plain.leaves(where)
+        return frozenset(leaf.subject for leaf in leaves if isinstance(leaf, JobAtom))
 
     def owners_about(self, subject: str) -> list[Hashable]:
-        """Return who looks at a job."""
-        return list(dict.fromkeys(owner for key in self._about.get(subject, ()) for owner in self._users[key]))
+        """Return who waits for a job, or knows of its bad end, in order of registration."""
+        found: dict[Hashable, int] = {}
+        plain = self._plain
+        for entry in self._entries.of_subject(subject):
+            for gate in gates_of(entry):
+                root = plain.root_above(gate)
+                found[plain.owner[root]] = plain.serial[root]
+            for graph in entry.graphs if isinstance(entry, Source) else ():
+                found[graph.owner] = graph.serial
+        return sorted(found, key=found.__getitem__)
 
     def value(self, key: str) -> Value:
-        """Return what an atom is worth; WAIT for one that nobody waits for."""
-        return self._values.get(key, WAIT)
+        """Return what an atom is worth; WAIT for one that nobody waits for and that settled long ago."""
+        entry = self._entries.find_key(key)
+        if entry is None:
+            return self._late.get(key, WAIT)
+        return entry.value if isinstance(entry, Source) else WAIT
 
     def condition_of(self, owner: Hashable) -> Condition:
-        """Return what a registration waits for."""
-        return self._waiting[owner].condition
+        """Return what somebody waits for."""
+        where = self._where(owner)
+        return where.condition if isinstance(where, Graph) else self._plain.condition(where)
 
     def explain(
         self, owner: Hashable, *, now: float | None = None, describe: Callable[[Leaf], str] | None = None
@@ -273,20 +257,26 @@ class Resolver:
         """Say what a registration waits for."""
         from trun.conditions.explain import explain_tree
 
-        waiting = self._waiting[owner]
-        if now is not None:
-            self._now = max(self._now, now)
-        values = self._worth(waiting)
-        by_key = {leaf.key: values[id(leaf)] for leaf in postorder(waiting.condition) if isinstance(leaf, Leaf)}
-        return explain_tree(waiting.condition, lambda leaf: by_key[leaf.key], describe=describe)
+        where = self._where(owner)
+        if isinstance(where, Graph):
+            values = where.values
+            return explain_tree(where.condition, lambda leaf: values[leaf.key], describe=describe)
+        return explain_tree(self._plain.condition(where), self._entries.value, describe=describe)
+
+    def _where(self, owner: Hashable) -> int | Graph:
+        try:
+            return self._owners[owner]
+        except KeyError:
+            raise UnknownName(f"{owner!r} does not wait for anything.") from None
 
     def world(self) -> list[WorldAtom]:
-        """Return the atoms over the world that somebody waits for."""
-        return list(self._world.values())
+        """Return the undecided atoms over the world that somebody waits for."""
+        return list(self._watch.values())
 
     def take_watch_changes(self) -> tuple[list[WorldAtom], list[str]]:
-        """Return which world atoms to watch from now on, and the keys of those to watch no more."""
-        start = [atom for key, atom in self._world.items() if key not in self._told]
-        stop = [key for key in self._told if key not in self._world]
-        self._told = dict(self._world)
+        """Return which atoms to watch from now on, and the keys of those to watch no more, since the last call."""
+        start = [atom for key, atom in self._watch.items() if key not in self._watched]
+        stop = [key for key in self._watched if key not in self._watch]
+        if start or stop:
+            self._watched = dict(self._watch)
         return start, stop

@@ -1,0 +1,352 @@
+"""How news becomes decisions: what one message moves, and who follows.
+
+All that happens comes in here: events of jobs, moves of atoms, time. Each call is one propagation: atoms first, then
+gates, and at its end the decisions, in order of registration. ``resolver`` adds who waits for what, and questions.
+
+Rule: the way through ``hear`` is measured (benchmarks/resolver.py); no call and no lookup more than there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from operator import itemgetter
+from typing import Any
+
+from trun.conditions.algebra import Leaf
+from trun.conditions.atoms import WorldAtom
+from trun.conditions.clocks import Clocks
+from trun.conditions.decisions import Decision, Drop, Fire, Lapse, Reason, drop, fire, node_values
+from trun.conditions.graph import Graph, Moment
+from trun.conditions.timing import TimeLeaf
+from trun.conditions.value import HOLDS, NEVER, TRUE, WAIT, Value
+from trun.conditions.waiting import Entries, Entry, Plain, Source, leaf_of
+from trun.messages import Event
+
+#: The values by number.
+VALUES = tuple(Value)
+#: So many settlements are remembered after nobody waits for them, for statistics and late registrations.
+LATE = 4096
+
+_Numbered = tuple[int, Decision]
+_first = itemgetter(0)
+
+
+class Batch:
+    """What one propagation has brought so far."""
+
+    __slots__ = ("ended", "found", "touched")
+
+    def __init__(self) -> None:
+        #: Decisions with the number of their registration.
+        self.found: list[_Numbered] = []
+        #: Five-value registrations that moved.
+        self.touched: dict[Graph, None] = {}
+        #: Plain roots that were decided and must be taken out.
+        self.ended: list[int] = []
+
+
+class Propagation:
+    """The half of the resolver that hears news."""
+
+    def __init__(self, *, keep_levels: bool = False) -> None:
+        self._keep_levels = keep_levels
+        self._entries = Entries()
+        self._plain = Plain(self._entries)
+        #: Who waits: a plain root, or a graph.
+        self._owners: dict[Hashable, int | Graph] = {}
+        self._serial = 0
+        self._arrival = 0
+        self._now = 0.0
+        self._clocks = Clocks()
+        self._late: dict[str, Value] = {}
+        self._watch: dict[str, WorldAtom] = {}
+        self._watched: dict[str, WorldAtom] = {}
+        #: Updates that said nothing new, or were about atoms that nobody waits for.
+        self.ignored = 0
+        #: Updates that contradicted a settled value; the first one stays.
+        self.contradicted = 0
+
+    def __len__(self) -> int:
+        return len(self._owners)
+
+    def __contains__(self, owner: Hashable) -> bool:
+        return owner in self._owners
+
+    def withdraw(self, owner: Hashable) -> bool:
+        """Forget a registration; False if there is none."""
+        found = self._owners.pop(owner, None)
+        if found is None:
+            return False
+        if type(found) is Graph:
+            self._release_graph(found)
+        else:
+            self._plain.release(found)  # type: ignore[arg-type]
+        return True
+
+    def _release_graph(self, graph: Graph) -> None:
+        for key, leaf in graph.leaves.items():
+            if isinstance(leaf, TimeLeaf):
+                continue
+            entry = self._entries.find(leaf)
+            if type(entry) is Source and graph in entry.graphs:
+                del entry.graphs[graph]
+                self._let_go(entry, key)
+        graph.end()
+        self._clocks.end(graph)
+
+    def _let_go(self, source: Source, key: str) -> None:
+        """Forget an atom that nobody waits for any more."""
+        if not source.graphs:
+            self._watch.pop(key, None)
+            if not source.gates:
+                self._entries.remove(source.leaf)
+
+    # -- what happens
+
+    def hear(self, subject: str, event: Event, *, seq: int = 0, now: float = 0.0) -> list[Decision]:
+        """Take one event of a job's stream; say who follows."""
+        entry = self._entries.about.get(subject)
+        if entry is None:
+            return []
+        if type(entry) is list and not self._clocks.is_due(now):
+            leaf = entry[0]
+            value = leaf.judge(event)
+            if value is TRUE:
+                del self._entries.about[subject]
+                self._remember(leaf._key, TRUE)
+                return self._come_true(entry)
+            if value is None:
+                return []
+        batch = Batch()
+        self._run_clocks(now, batch)
+        why = _words(event)
+        for one in self._entries.of_subject(subject):
+            if type(one) is Source and one.value.is_settled:
+                continue
+            value = leaf_of(one).judge(event)  # type: ignore[attr-defined]
+            if value is not None:
+                self._take(one, value, (subject, seq), why, batch)
+        return self._end(batch)
+
+    def settle(self, key: str, value: Value, *, seq: int = 0, now: float = 0.0, reason: str = "") -> list[Decision]:
+        """Take the new value of one atom; levels may also go to HOLDS and WAIT. Unknown atoms are counted only."""
+        return self.settle_many([(key, value, seq, reason)], now=now)
+
+    def settle_many(self, updates: Iterable[tuple[Any, ...]], *, now: float = 0.0) -> list[Decision]:
+        """Take many updates, ``(key, value[, seq[, reason]])``, in one propagation: decisions follow at its end."""
+        batch = Batch()
+        self._run_clocks(now, batch)
+        for key, value, *more in updates:
+            seq, reason = (*more, "")[:2] if more else (0, "")
+            entry = self._entries.find_key(key)
+            if entry is None:
+                self._count(self._late.get(key), value)
+            else:
+                self._take(entry, VALUES[value], ("", seq), reason, batch)
+        return self._end(batch)
+
+    def advance(self, now: float) -> list[Decision]:
+        """Let time pass."""
+        batch = Batch()
+        self._run_clocks(now, batch)
+        return self._end(batch)
+
+    def next_deadline(self) -> float | None:
+        """Return when ``advance`` must be called next; None: time changes nothing."""
+        return self._clocks.next()
+
+    def _run_clocks(self, now: float, batch: Batch) -> None:
+        """Strike the clocks up to now, each at its own time."""
+        while (struck := self._clocks.pop(now)) is not None:
+            at, graph, which = struck
+            self._now = max(self._now, at)
+            batch.touched[graph] = None
+            moment = self._moment("", 0)
+            if isinstance(which, str):
+                started = graph.move(which, graph.leaves[which].late, moment)  # type: ignore[attr-defined]
+            else:
+                started = graph.ripen(which, moment)
+            for when, gate in started:
+                self._clocks.start(when, graph, gate)
+        if now > self._now:
+            self._now = now
+
+    def _count(self, old: Value | None, new: Value) -> None:
+        """Count an update that changes nothing."""
+        if old is None or old == new or not old.is_settled:
+            self.ignored += 1
+        else:
+            self.contradicted += 1
+
+    def _take(self, entry: Entry, value: Value, place: tuple[str, int], reason: str, batch: Batch) -> None:
+        """Give one atom a new value: plain registrations are decided, five-value ones noted."""
+        if type(entry) is list:
+            leaf: Leaf = entry[0]
+            if value is TRUE:
+                self._entries.remove(leaf)
+                self._remember(leaf.key, value)
+                self._fire(self._feed(entry), batch)
+                return
+            if value is WAIT or value is HOLDS:
+                self.ignored += 1
+                return
+            entry = self._entries.source(leaf)
+        assert isinstance(entry, Source)
+        old = entry.value
+        if old is value or old.is_settled:
+            self._count(old, value)
+            return
+        entry.value = value
+        entry.reason = reason
+        key = entry.leaf.key
+        if value.is_settled:
+            self._remember(key, value)
+            self._watch.pop(key, None)
+        if entry.graphs:
+            self._move(entry, value, self._moment(*place), batch)
+        if value is TRUE:
+            gates = [entry.leaf, *entry.gates]
+            entry.gates.clear()
+            self._let_go(entry, key)
+            self._fire(self._feed(gates), batch)
+        elif value <= NEVER:
+            self._die(entry, batch)
+
+    def _move(self, source: Source, value: Value, moment: Moment, batch: Batch) -> None:
+        key = source.leaf.key
+        for graph in source.graphs:
+            batch.touched[graph] = None
+            for at, which in graph.move(key, value, moment):
+                self._clocks.start(at, graph, which)
+
+    def _moment(self, stream: str, seq: int) -> Moment:
+        self._arrival += 1
+        return Moment(stream, seq, self._arrival, self._now)
+
+    def _remember(self, key: str, value: Value) -> None:
+        late = self._late
+        late[key] = value
+        if len(late) >= 2 * LATE:
+            self._late = dict(list(late.items())[LATE:])
+
+    # -- what follows
+
+    def _feed(self, entry: list[Any]) -> list[int]:
+        """Let a true atom (first in the list) feed its gates, for good; return those that came true."""
+        need = self._plain.need
+        gates = iter(entry)
+        next(gates)
+        done: list[int] = []
+        for gate in gates:
+            left = need[gate] - 1
+            need[gate] = left
+            if not left:
+                done.append(gate)
+        return done
+
+    def _come_true(self, entry: list[Any]) -> list[Decision]:
+        """Let a true atom feed its gates, and say who follows; conjunctions of atoms without detour."""
+        done = self._feed(entry)
+        if not done:
+            return []
+        plain, owners = self._plain, self._owners
+        root, owner, free = plain.root, plain.owner, plain.free
+        found: list[Decision] = []
+        for gate in done:
+            leaves = root[gate]
+            if type(leaves) is not tuple:
+                batch = Batch()
+                batch.found = list(zip([plain.serial[gate] for gate in done], found, strict=False))
+                self._fire(done[len(found) :], batch)
+                return self._end(batch)
+            who = owner[gate]
+            del owners[who]
+            owner[gate] = root[gate] = None
+            free.append(gate)
+            found.append(Fire(who, TRUE, leaves))
+        return found
+
+    def _fire(self, gates: list[int], batch: Batch) -> None:
+        """Decide what follows from gates that came true."""
+        plain = self._plain
+        for root in plain.rise(gates):
+            owner, leaves = plain.owner[root], plain.root[root]
+            if type(leaves) is tuple:
+                decision = Fire(owner, TRUE, leaves)
+                batch.found.append((plain.serial[root], decision))
+            else:
+                condition = plain.condition(root)
+                decision = fire(owner, condition, node_values(condition, self._entries.value))
+                batch.found.append((plain.serial[root], decision))
+            batch.ended.append(root)
+            del self._owners[owner]
+        self._release_ended(batch)
+
+    def _die(self, source: Source, batch: Batch) -> None:
+        """Let a dead atom take from its gates, for good, and decide what follows."""
+        plain = self._plain
+        slack = plain.slack
+        dead: list[int] = []
+        for gate in source.gates:
+            left = slack[gate] - 1
+            slack[gate] = left
+            if not left:
+                dead.append(gate)
+        shared: Reason | None = None
+        for root in plain.fall(dead):
+            owner, leaves = plain.owner[root], plain.root[root]
+            if type(leaves) is tuple and shared is not None:
+                decision = Drop(owner, shared)
+            else:
+                condition = plain.condition(root)
+                decision = drop(owner, condition, node_values(condition, self._entries.value), self._reason_of)
+                if type(leaves) is tuple:
+                    shared = decision.reason
+            batch.found.append((plain.serial[root], decision))
+            batch.ended.append(root)
+            del self._owners[owner]
+        self._release_ended(batch)
+
+    def _release_ended(self, batch: Batch) -> None:
+        """Take out what was decided, once nobody walks over it any more."""
+        for root in batch.ended:
+            self._plain.release(root)
+        batch.ended.clear()
+
+    def _judge(self, touched: Iterable[Graph], found: list[_Numbered]) -> None:
+        """Decide about five-value registrations after a propagation."""
+        for graph in touched:
+            if not graph.is_alive:
+                continue
+            value = graph.root_value
+            if value <= NEVER:
+                found.append((graph.serial, drop(graph.owner, graph.condition, graph.node_values(), self._reason_of)))
+                self.withdraw(graph.owner)
+            elif value >= HOLDS and not graph.is_up:
+                graph.is_up = True
+                found.append((graph.serial, fire(graph.owner, graph.condition, graph.node_values())))
+                if value is TRUE or not self._keep_levels:
+                    self.withdraw(graph.owner)
+            elif value is WAIT and graph.is_up:
+                graph.is_up = False
+                found.append((graph.serial, Lapse(graph.owner)))
+
+    def _end(self, batch: Batch) -> list[Decision]:
+        """End a propagation: return its decisions in order of registration."""
+        found = batch.found
+        if batch.touched:
+            self._judge(batch.touched, found)
+        if len(found) > 1:
+            found.sort(key=_first)
+        return [decision for _, decision in found]
+
+    def _reason_of(self, key: str) -> str:
+        entry = self._entries.find_key(key)
+        return entry.reason if isinstance(entry, Source) else ""
+
+
+def _words(event: Event) -> str:
+    """Say in a few words what ended an atom."""
+    name = type(event).__name__.lower()
+    more = getattr(event, "reason", "") or getattr(event, "kind", "")
+    return f"{name}: {more}" if more else name
