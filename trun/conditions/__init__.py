@@ -1,10 +1,12 @@
 """Conditions: expressions that say when a job may run. Pure, except for ``depends``.
 
-``value`` the chain of five, ``algebra`` the tree, ``atoms`` and ``timing`` its leaves, ``resolver`` who waits for what,
-``text`` (with ``writing`` and ``naming``) and ``wire`` its two written forms, ``explain`` why, ``check`` what can be known beforehand, ``depends`` the
-resolver with callbacks for a process of its own. Everybody above may come in; we know only messages and errors.
+``value`` the chain of five, ``algebra`` the tree, ``atoms`` and ``timing`` its leaves, ``predicate`` expressions over
+results, ``resolver`` who waits for what, ``text`` (``writing``, ``naming``) and ``wire`` the two written forms,
+``explain`` (``causes``, ``phrases``, ``tree``) why, ``check`` what can be known beforehand, ``depends`` the resolver
+with callbacks for a process of its own. Everybody above may come in; we know only messages and errors.
 """
 
+import trun.conditions.wire  # noqa: F401 - gives every condition its to_dict and from_dict
 from trun.conditions.algebra import (
     And,
     AtLeast,
@@ -43,6 +45,7 @@ from trun.conditions.atoms import (
     free,
     url_ok,
 )
+from trun.conditions.explain import Explanation
 from trun.conditions.text import parse
 from trun.conditions.timing import after, at, before, cron, held, since
 from trun.conditions.value import Value
@@ -52,6 +55,7 @@ __all__ = [
     "AtLeast",
     "Atom",
     "Condition",
+    "Explanation",
     "IsAborted",
     "IsCancelled",
     "IsCompleted",

@@ -1,0 +1,254 @@
+"""Why a condition holds, waits, or never will: one answer in every form.
+
+``str`` is the tree with marks (✓ true, ✗ not yet, ⊘ never), what blocks, and what would be enough; ``to_dict`` the same
+as plain data, from which ``from_dict`` makes an explanation with the same text elsewhere. The values are those that
+decided, read once, so the tree adds up with the verdict. Others may add lines (``extra``): resources, the queue.
+
+It decides nothing (see ``causes`` for what rests on what). Rule: never an empty answer; wide gates are folded in text
+and capped in data, with counts of what was left out.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from trun.conditions.algebra import And, Condition, Leaf, faces
+from trun.conditions.atoms import JobAtom
+from trun.conditions.causes import Causes, Part, leaves
+from trun.conditions.phrases import duration, name_and_detail, past, phrase
+from trun.conditions.timing import At
+from trun.conditions.tree import MARKS, Row, draw, rows_of
+from trun.conditions.value import HOLDS, NEVER, WAIT, Value
+from trun.conditions.writing import leaf_text, shared_names
+
+#: How many missing sets, and parts of one, are put into words.
+SETS_IN_TEXT, PARTS_IN_TEXT = 3, 4
+SETS_IN_DATA, PARTS_IN_DATA = 10, 50
+#: How many blocking atoms are listed in data.
+ATOMS_IN_DATA = 200
+
+Describe = Callable[[Leaf], str]
+
+
+class Explanation:
+    """Why something waits, will never run, or ran.
+
+    ``value`` is what the condition was worth; ``blocking`` the atoms that matter now (while it waits: undecided ones
+    that could help; once it is dead: one minimal set that killed it; else none); ``witness`` those on which a
+    condition that holds rests. To ``extra``, a list of lines, anybody may add.
+    """
+
+    def __init__(
+        self, causes: Causes | None = None, *, describe: Describe | None = None, now: float | None = None
+    ) -> None:
+        self._causes = causes if causes is not None else Causes(And(), lambda leaf: leaf.latch)
+        self._describe = describe
+        self._now = now
+        self._data: Mapping[str, Any] | None = None
+        self._shared: set[str] | None = None
+        self._rows: list[Row] | None = None
+        #: What the condition is worth.
+        self.value: Value = self._causes.value
+        #: Lines that others add: resources, the queue.
+        self.extra: list[str] = []
+
+    # -- what it says
+
+    @property
+    def blocking(self) -> tuple[Any, ...]:
+        """The atoms that matter now; display texts where the explanation came from another process."""
+        if self._data is not None:
+            return tuple(_texts(self._data, "blocking"))
+        return leaves(self._causes.blocking())
+
+    @property
+    def witness(self) -> tuple[Any, ...]:
+        """One minimal set of atoms on which it rests that the condition holds; empty unless it does."""
+        if self._data is not None:
+            return tuple(_texts(self._data, "witness"))
+        return leaves(self._causes.decisive()) if self.value >= HOLDS else ()
+
+    @property
+    def missing(self) -> Iterator[frozenset[Any]]:
+        """Minimal sets of atoms that would be enough, smallest first; a fresh iterator each time."""
+        if self._data is not None:
+            sets = self._data.get("missing")
+            return iter(
+                [frozenset(map(str, one)) for one in sets if isinstance(one, list)] if isinstance(sets, list) else []
+            )
+        return (frozenset(leaves(parts)) for parts in self._causes.missing())
+
+    @property
+    def summary(self) -> str:
+        """One sentence: what would be enough, what killed it, or on what it rests; empty without a condition."""
+        if self._data is not None:
+            return str(self._data.get("summary", ""))
+        if self.value is WAIT:
+            return self._starts_when()
+        parts = self._causes.decisive()
+        if not parts:
+            return "" if self.value >= HOLDS else "it can never hold: it asks for more than there is"
+        said = _several(
+            [past(part.leaf, part.goal, *self._name(part.leaf)) for part in parts[: PARTS_IN_TEXT + 1]], parts
+        )
+        if self.value >= HOLDS:
+            return f"holds: {said}"
+        return f"{'can never hold' if self.value is NEVER else 'cancelled'}: {said}"
+
+    def _starts_when(self) -> str:
+        ways = list(itertools.islice(self._causes.missing(), SETS_IN_TEXT + 1))
+        if not ways:
+            return "waits, although what it asks for cannot come true together"
+        said = [_several(self._phrases(parts[: PARTS_IN_TEXT + 1]), parts) for parts in ways[:SETS_IN_TEXT]]
+        unlike = list(dict.fromkeys(said))
+        more = ", or in other ways" if len(ways) > len(unlike) else ""
+        return f"starts when {', or '.join(unlike)}{more}"
+
+    def _phrases(self, parts: tuple[Part, ...]) -> list[str]:
+        return [phrase(part.leaf, part.goal, *self._name(part.leaf)) for part in parts]
+
+    def _names_in_use(self) -> set[str]:
+        if self._shared is None:
+            self._shared = shared_names(self._causes.condition)
+        return self._shared
+
+    def _name(self, leaf: Leaf) -> tuple[str, set[str]]:
+        """Return what to call the thing that a leaf is about, and which plain names to avoid."""
+        if self._describe is None or not isinstance(leaf, JobAtom):
+            return "", self._names_in_use()
+        return name_and_detail(leaf, self._describe(leaf))[0], self._names_in_use()
+
+    def _leaf_text(self, leaf: Leaf) -> str:
+        """Return the text of a leaf in the tree, with what the caller knows of it."""
+        if self._now is not None and isinstance(leaf, At) and leaf.instant > self._now:
+            return f"{leaf_text(leaf)} [in {duration(leaf.instant - self._now)}]"
+        if self._describe is None:
+            return leaf_text(leaf, self._names_in_use())
+        described = self._describe(leaf)
+        if not isinstance(leaf, JobAtom):
+            return described
+        name, detail = name_and_detail(leaf, described)
+        return leaf_text(leaf, subject=name) + (f" [{detail}]" if detail else "")
+
+    # -- forms
+
+    def rows(self) -> list[Row]:
+        """Return the tree as a flat list, parents before children."""
+        if self._rows is None:
+            if self._data is not None:
+                self._rows = [Row.from_dict(row) for row in self._data.get("tree", ()) if isinstance(row, Mapping)]
+            else:
+                self._rows = rows_of(self._causes, self._causes.blocking(), self._leaf_text)
+        return self._rows
+
+    def lines(self) -> list[str]:
+        """Return the text, line by line."""
+        found = draw(self.rows())
+        summary = self.summary
+        return [*found, *([summary] if summary else []), *self.extra]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def __repr__(self) -> str:
+        return f"<explanation {self.value.name}: {self.summary or 'no condition'}>"
+
+    def _repr_html_(self) -> str:
+        lines = []
+        for line in self.lines():
+            mark = next((char for char in line.lstrip("│├└─ ")[:1] if char in _CLASSES), "")
+            text = line.translate(_ESCAPES)
+            lines.append(f'<span class="trun-{_CLASSES[mark]}">{text}</span>' if mark else text)
+        return '<pre class="trun-explanation">' + "\n".join(lines) + "</pre>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the explanation as plain data (numbers, texts, lists, maps)."""
+        blocking, witness = self.blocking, self.witness
+        return {
+            "value": int(self.value),
+            "state": self.value.name.lower(),
+            "summary": self.summary,
+            "tree": [row.to_dict() for row in self.rows()],
+            "blocking": [self._text(atom) for atom in blocking[:ATOMS_IN_DATA]],
+            "blocking_count": len(blocking),
+            "missing": self._missing_texts(),
+            "witness": [self._text(atom) for atom in witness[:ATOMS_IN_DATA]],
+            "extra": list(self.extra),
+        }
+
+    def _text(self, atom: Any) -> str:
+        return atom if isinstance(atom, str) else self._leaf_text(atom)
+
+    def _missing_texts(self) -> list[list[str]]:
+        if self._data is not None:
+            return [sorted(one) for one in self.missing]
+        ways = itertools.islice(self._causes.missing(), SETS_IN_DATA)
+        return [
+            self._phrases(parts[:PARTS_IN_DATA])
+            + ([f"{len(parts) - PARTS_IN_DATA} more"] if len(parts) > PARTS_IN_DATA else [])
+            for parts in ways
+        ]
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Explanation:
+        """Return the explanation that another process gave as plain data."""
+        made = Explanation()
+        made._data = data if isinstance(data, Mapping) else {}
+        value = made._data.get("value")
+        made.value = Value(value) if value in tuple(Value) else WAIT
+        made.extra = _texts(made._data, "extra")
+        return made
+
+
+_CLASSES = {MARKS[HOLDS]: "true", MARKS[WAIT]: "wait", MARKS[NEVER]: "never"}
+_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"})
+
+
+def _texts(data: Mapping[str, Any], field: str) -> list[str]:
+    found = data.get(field, ())
+    return [str(text) for text in found] if isinstance(found, list | tuple) else []
+
+
+def _several(said: list[str], parts: tuple[Part, ...]) -> str:
+    """Join phrases; of many, the first few and how many more."""
+    if len(parts) <= PARTS_IN_TEXT:
+        return " and ".join(said)
+    shown = PARTS_IN_TEXT - 1
+    return f"{', '.join(said[:shown])} and {len(parts) - shown} more"
+
+
+def explain(condition: Condition) -> Explanation:
+    """Explain a condition by what this process knows of its atoms."""
+    return Explanation(Causes(condition, lambda leaf: leaf.latch))
+
+
+def explain_tree(
+    condition: Condition,
+    lookup: Callable[[Leaf], Value],
+    describe: Describe | None = None,
+    now: float | None = None,
+    *,
+    gates: Callable[[Condition], Value | None] | None = None,
+) -> Explanation:
+    """Explain a condition by the values of whoever decides about it.
+
+    Parameters
+    ----------
+    condition
+        The condition.
+    lookup
+        Value of each leaf.
+    describe
+        What to call a leaf, with its present state in square brackets behind it where that is known:
+        ``fetch#3.completed [running, 41 %]``.
+    now
+        The time, to say how far off instants are.
+    gates
+        Value of ``held`` and ``since`` gates, which depend on more than the values below them; None: as for latches.
+    """
+    return Explanation(Causes(condition, lookup, gates), describe=describe, now=now)
+
+
+faces["explain"] = explain
