@@ -16,6 +16,7 @@ from trun.errors import InvariantError
 from trun.messages import (
     FINAL,
     Aborted,
+    AnyEvent,
     Attempted,
     Blob,
     Cancelled,
@@ -188,7 +189,7 @@ def test_an_entry_keeps_its_epoch_and_time_exactly(journal: Journal) -> None:
 def test_every_kind_of_event_comes_back_equal(journal: Journal) -> None:
     error = ErrorInfo(type="builtins.ValueError", message="no", traceback="tb", pickled=b"\0\1", exitcode=3)
     payload = Payload(data=b"x" * 5000, buffers=(b"inline", Blob("name", 1 << 30, "digest")))
-    events = [
+    events: list[AnyEvent] = [
         Submitted(id="fit#1", when="a.iscompleted"),
         Improved(values={"chisq": 1.25, "good": True, "n": 3, "text": "µ", "none": None}),
         Attempted(attempt=1, kind="raised", error=error),

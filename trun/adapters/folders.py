@@ -251,7 +251,8 @@ class FolderLock:
                 raise StateError(text, path=str(folder)) from error
             raise held_by(folder, holder(folder) or Holder()) from None
         os.ftruncate(fd, 0)
-        os.pwrite(fd, json.dumps({"pid": os.getpid(), "since": time.time()}).encode(), 0)
+        with contextlib.suppress(OSError):  # on a full disk the lock still counts, it only cannot say whose it is
+            os.pwrite(fd, json.dumps({"pid": os.getpid(), "since": time.time()}).encode(), 0)
         self._fd = fd
 
     def release(self) -> None:

@@ -111,6 +111,14 @@ def _damaged(path: Path, why: str) -> StateDamaged:
     )
 
 
+@contextlib.contextmanager
+def _ours(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise translate(error, path) from error
+
+
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
@@ -124,9 +132,8 @@ class ReadOnlyJournal:
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         try:
-            yield self._connection
-        except sqlite3.Error as error:
-            raise translate(error, self.path) from error
+            with _ours(self.path):
+                yield self._connection
         except (msgspec.MsgspecError, RecursionError) as error:
             raise _damaged(self.path, f"a row cannot be decoded: {error}") from error
 
@@ -158,10 +165,8 @@ class ReadOnlyJournal:
 
     def definition(self, digest: str) -> bytes | None:
         """Return the bytes that were defined under ``digest``."""
-        for (data,) in self._rows("SELECT data FROM definitions WHERE digest = ?", (digest,)):
-            found: bytes = data
-            return found
-        return None
+        rows = self._rows("SELECT data FROM definitions WHERE digest = ?", (digest,))
+        return rows[0][0] if rows else None
 
     def _number(self, stream: str) -> int | None:
         """Return the number under which the entries of ``stream`` are filed."""
@@ -212,17 +217,12 @@ def read_only(folder: Path | str) -> ReadOnlyJournal:
     path = Path(folder).expanduser().absolute() / FILE
     if not path.exists():
         raise StateError(f"there is no journal in the folder {path.parent}.", path=str(path))
-    connection = None
-    try:
+    with _ours(path), contextlib.ExitStack() as stack:
         connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, check_same_thread=False, timeout=10.0)
+        stack.callback(connection.close)
         connection.isolation_level = None
         _check_version(connection, path)
-    except BaseException as error:
-        if connection is not None:
-            connection.close()
-        if isinstance(error, sqlite3.Error):
-            raise translate(error, path) from error
-        raise
+        stack.pop_all()
     return ReadOnlyJournal(connection, path)
 
 
@@ -280,17 +280,22 @@ class SqliteJournal(ReadOnlyJournal):
         try:
             self._meta = self._begin_epoch()
             self._named = {name: number for number, name in self._rows("SELECT number, name FROM streams")}
-            if not self._ballast.load():
+            if not self.full and not self._ballast.load():
                 _log.warning("state folder has no space for its reserve folder=%s", place)
         except BaseException:
             self.close()
             raise
 
     def _begin_epoch(self) -> dict[str, str]:
+        statement = "UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'epoch'"
         try:
-            self._connection.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'epoch'")
+            self._connection.execute(statement)
         except sqlite3.Error as error:
-            raise translate(error, self.path) from error
+            ours = translate(error, self.path)
+            if not (isinstance(ours, StateFull) and self._ballast.drop()):
+                raise ours from error
+            self.full = True
+            self._rows(statement)
         return super().meta()
 
     def meta(self) -> dict[str, str]:
@@ -417,33 +422,24 @@ def _insert_rows(connection: sqlite3.Connection, head: str, width: int, values: 
 def _open(path: Path, factory: type[sqlite3.Connection]) -> sqlite3.Connection:
     if not path.exists():
         _create(path)
-    connection = None
-    try:
-        connection = _connect(path, factory)
-        version = _check_version(connection, path)
+    with _ours(path), contextlib.ExitStack() as stack:
+        connection = sqlite3.connect(path, check_same_thread=False, timeout=10.0, factory=factory)
+        stack.callback(connection.close)
+        version = _check_version(connection, path)  # before the first write
+        _configure(connection)
         (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             raise _damaged(path, found)
         if version < VERSION:
             _migrate(connection, path, version)
-    except BaseException as error:
-        if connection is not None:
-            connection.close()
-        if isinstance(error, sqlite3.Error):
-            raise translate(error, path) from error
-        raise
+        stack.pop_all()
     return connection
 
 
-def _connect(path: Path, factory: type[sqlite3.Connection] = sqlite3.Connection) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0, factory=factory)
-    try:
-        for pragma in PRAGMAS:
-            connection.execute(f"PRAGMA {pragma}").close()
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+def _configure(connection: sqlite3.Connection) -> None:
+    connection.isolation_level = None
+    for pragma in PRAGMAS:
+        connection.execute(f"PRAGMA {pragma}").close()
 
 
 def _create(path: Path) -> None:
@@ -459,7 +455,8 @@ def _create(path: Path) -> None:
     }
     try:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        with contextlib.closing(_connect(temporary)) as connection:
+        with contextlib.closing(sqlite3.connect(temporary)) as connection:
+            _configure(connection)
             marks = f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={VERSION};"
             connection.executescript(f"BEGIN; {SCHEMA} {marks}")
             connection.executemany("INSERT INTO meta VALUES (?, ?)", facts.items())
