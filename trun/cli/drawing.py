@@ -107,6 +107,9 @@ class Drawing:
         if "atom" in node:
             self._connect_atom(node, to)
             return
+        if node["op"] in ("and", "or") and len(node["of"]) == 1:
+            self._connect(node["of"][0], to, owner)
+            return
         self._gates += 1
         gate = f"{owner}g{self._gates}"
         self.nodes[gate] = {"id": gate, "kind": node["op"], "label": _gate_label(node)}

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from trun.cli.arguments import Parser, print_json, span, whole
-from trun.cli.places import Place, Search, age, all_places, chosen_places
+from trun.cli.places import Place, Search, Source, age, all_places, chosen_places
 from trun.cli.table import Cell, Column, render
 from trun.cli.text import LOOKS, Paint, ago, clock, count, cut, duration, line, look
 from trun.core.record import JobState
@@ -43,15 +43,13 @@ def ps(words: Sequence[str]) -> int:
     if "never" in states:
         states.remove("never")
         options.never = True
-    places = chosen_places(options.service, folder)
-    shown = places if options.all else _usual(places)
     limit = options.limit or (0 if options.json else ROWS)
-    runs = []
-    with Search(shown) as search:
-        for place in shown:
-            source = search.source(place)
-            answer = source.ask("ps", state=states or None, name=options.name, never=options.never, limit=limit)
-            runs.append({**place_facts(source.place), **answer})
+    chosen = {"state": states or None, "name": options.name, "never": options.never, "limit": limit}
+    with Search(chosen_places(options.service, folder)) as search:
+        runs = [
+            {**place_facts(source.place), **source.ask("ps", **chosen)}
+            for source in (_all_sources(search) if options.all else _usual_sources(search))
+        ]
     if options.json:
         print_json({"runs": runs})
         return 0
@@ -99,10 +97,18 @@ def _states_or_folder(given: Iterable[str]) -> tuple[list[str], str | None]:
     return states, folder
 
 
-def _usual(places: Sequence[Place]) -> list[Place]:
-    """Leave what lives, and the run that ended last."""
-    ended = [place for place in places if not place.live][:1]
-    return [place for place in places if place.live] + ended
+def _all_sources(search: Search) -> Iterator[Source]:
+    return (search.source(place) for place in search.places)
+
+
+def _usual_sources(search: Search) -> Iterator[Source]:
+    """Give what lives, then the run that ended last, unless it never had a job."""
+    for source in _all_sources(search):
+        if source.place.live:
+            yield source
+        elif source.ask("summary")["counts"]:
+            yield source
+            return
 
 
 def place_facts(place: Place) -> dict[str, Any]:

@@ -12,15 +12,36 @@ import sys
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from trun.cli.arguments import Parser, span
 from trun.cli.places import Found, LiveSource, Search, chosen_places
-from trun.cli.text import Paint, line, look, plain
+from trun.cli.text import Paint, line, plain
+from trun.core.record import JobState
 from trun.errors import ServiceUnavailable, UsageError
 from trun.messages import FINAL, Cancel, Entry, ErrorInfo, Hold, Release, Replied, Retry, Tell
 
-WAITING = 3
+USAGE, WAITING = 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One kind of request."""
+
+    #: Makes the request for these uids.
+    make: Callable[[tuple[str, ...]], Cancel | Hold | Release | Retry]
+    #: States in which a job can take it; others are left alone, with a word.
+    states: frozenset[str]
+    #: What is said of a job that cannot take it.
+    refusal: str
+    #: Exit code where no job could.
+    nothing: int = USAGE
+
+
+OPEN = frozenset(state.value for state in JobState if not state.is_final)
+ENDED = frozenset(state.value for state in JobState if state.is_final)
 
 
 def cancel(words: Sequence[str]) -> int:
@@ -28,19 +49,21 @@ def cancel(words: Sequence[str]) -> int:
     parser = Parser("cancel", "Cancel jobs that wait and stop jobs that run; a job that has ended keeps its outcome.")
     parser.add_argument("--reason", default="cancelled with trun cancel", metavar="TEXT", help="kept in the record")
     options = parser.where().jobs().parse_args(words)
-    return _order(options, lambda uids: Cancel(uids=uids, reason=options.reason), wanted=lambda job: not job["final"])
+    make = partial(Cancel, reason=options.reason)
+    return _order(options, Order(lambda uids: make(uids=uids), OPEN, "it has ended already", 0))
 
 
 def hold(words: Sequence[str]) -> int:
     """Keep jobs from starting."""
     options = Parser("hold", "Keep jobs from starting until they are released.").where().jobs().parse_args(words)
-    return _order(options, lambda uids: Hold(uids=uids), wanted=lambda job: not job["final"])
+    states = frozenset({"waiting", "queued", "held"})
+    return _order(options, Order(lambda uids: Hold(uids=uids), states, "only a job that has not started can be held"))
 
 
 def release(words: Sequence[str]) -> int:
     """Let held jobs go on."""
     options = Parser("release", "Let held jobs go on.").where().jobs().parse_args(words)
-    return _order(options, lambda uids: Release(uids=uids), wanted=lambda job: job["state"] == "held")
+    return _order(options, Order(lambda uids: Release(uids=uids), frozenset({"held"}), "nobody holds it"))
 
 
 def retry(words: Sequence[str]) -> int:
@@ -49,15 +72,21 @@ def retry(words: Sequence[str]) -> int:
     parser.add_argument("--downstream", action="store_true", help="also what was cancelled because of them")
     parser.add_argument("--dry-run", action="store_true", help="only say what would run again")
     options = parser.parse_args(words)
+    make = partial(Retry, downstream=options.downstream)
+    order = Order(lambda uids: make(uids=uids), ENDED, "only a job that has ended can be retried")
     with Search(chosen_places(options.service, options.folder)) as search:
         found = [search.job(word) for word in options.jobs]
+        able = [each for each in found if each.job["state"] in ENDED]
+        revived = [job for each in able for job in _downstream(each)] if options.downstream else []
         if options.dry_run:
-            return _would_retry(found, downstream=options.downstream)
-        revived = [job for each in found for job in _downstream(each)] if options.downstream else []
-        code = _carry_out(found, lambda uids: Retry(uids=uids, downstream=options.downstream), lambda job: job["final"])
+            for each in found:
+                would = "would run again" if each in able else "has not ended"
+                print(f"{line(each.id)} {would} ({each.job['state']})")
+        else:
+            code = _carry_out(found, order)
         for job in revived:
-            print(f"{line(job['id'])} waits again")
-        return code
+            print(f"{line(job['id'])} " + (f"would wait again ({job['state']})" if options.dry_run else "waits again"))
+        return 0 if options.dry_run else code
 
 
 def _downstream(found: Found) -> list[dict[str, Any]]:
@@ -66,46 +95,35 @@ def _downstream(found: Found) -> list[dict[str, Any]]:
     return answer
 
 
-def _would_retry(found: Sequence[Found], *, downstream: bool) -> int:
-    for each in found:
-        if not each.job["final"]:
-            print(f"{line(each.id)} has not ended; it is {each.job['state']}")
-            continue
-        print(f"{line(each.id)} would run again ({each.job['state']})")
-        for job in _downstream(each) if downstream else []:
-            print(f"{line(job['id'])} would wait again ({job['state']})")
-    return 0
-
-
 # -- one request for many jobs ----------------------------------------------------------------------------------------
 
 
-def _order(
-    options: Any, make: Callable[[tuple[str, ...]], Any], *, wanted: Callable[[dict[str, Any]], bool]
-) -> int:
+def _order(options: Any, order: Order) -> int:
     with Search(chosen_places(options.service, options.folder)) as search:
-        return _carry_out([search.job(word) for word in options.jobs], make, wanted)
+        return _carry_out([search.job(word) for word in options.jobs], order)
 
 
-def _carry_out(
-    found: Sequence[Found], make: Callable[[tuple[str, ...]], Any], wanted: Callable[[dict[str, Any]], bool]
-) -> int:
+def _carry_out(found: Sequence[Found], order: Order) -> int:
     """Send one request to each service, then say what became of each job."""
     groups: dict[int, list[Found]] = {}
     for each in found:
         live_source(each)
-        if wanted(each.job):
+        if each.job["state"] in order.states:
             groups.setdefault(id(each.source), []).append(each)
     for group in groups.values():
-        live_source(group[0]).service.do(make(tuple(dict.fromkeys(each.uid for each in group))))
+        live_source(group[0]).service.do(order.make(tuple(dict.fromkeys(each.uid for each in group))))
     paint = Paint(sys.stdout)
     for each in found:
-        now = each.source.ask("which", job=each.uid)["jobs"][0]
-        icon, colour = look(now["state"])
-        note = "" if wanted(each.job) else " already" if now["final"] else " as before"
-        stopping = " (stopping)" if now["state"] == "running" and make(()).__class__ is Cancel else ""
-        print(f"{line(each.id)} is {paint(f'{icon} ' + now['state'], colour)}{note}{stopping}")
-    return 0
+        print(_became(each, order, paint))
+    return 0 if groups else order.nothing
+
+
+def _became(found: Found, order: Order, paint: Paint) -> str:
+    now = found.source.ask("which", job=found.uid)["jobs"][0]["state"]
+    text = f"{line(found.id)} is {paint.state(now)}"
+    if found.job["state"] not in order.states:
+        return f"{text}: {order.refusal}"
+    return f"{text}, being stopped" if now == "running" and order.states == OPEN else text
 
 
 def live_source(found: Found) -> LiveSource:

@@ -116,6 +116,7 @@ def _carry_on(place: Place, workers: int | None, resources: dict[str, float], pa
     follower = _Ends(service)
     try:
         stuck = follower.run(paint)
+        never = len([job for job in service.ask("ps", never=True)["jobs"] if job["uid"] in follower.over])
     except KeyboardInterrupt:
         _stop(service)
         print(f"trun: stopped; {count(follower.unfinished, 'job')} left: trun resume {place.run}", file=sys.stderr)
@@ -127,7 +128,7 @@ def _carry_on(place: Place, workers: int | None, resources: dict[str, float], pa
     print(summary(follower.ended, paint))
     for job, reason in stuck:
         print(fit(f"{job} is left: {reason}", paint))
-    return verdict(follower.ended) or (WAITING if stuck else 0)
+    return verdict(follower.ended, never) or (WAITING if stuck else 0)
 
 
 def _stop(service: Service) -> None:
@@ -147,15 +148,18 @@ class _Ends(Follower):
         super().__init__(service)
         #: How many jobs ended in which state since this began.
         self.ended: Counter[str] = Counter()
+        #: Their uids.
+        self.over: set[str] = set()
 
     def run(self, paint: Paint) -> list[tuple[str, str]]:
         """Follow to the end; return (id, reason) of the jobs that are left and cannot go on by themselves."""
-        self._since = self.source.ask("changes", since=float("inf"))["now"]
+        self.begin()
         pause = threading.Event()
         while True:
             for job, move in self.moves():
                 if JobState(move["state"]).is_final and move["seq"] == job["seq"]:
                     self.ended[move["state"]] += 1
+                    self.over.add(job["uid"])
                     print(move_line(job, move, paint), flush=True)
             if not self.unfinished:
                 return []

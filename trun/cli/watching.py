@@ -17,9 +17,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from trun.cli.arguments import Parser
-from trun.cli.listing import fit, place_facts, run_lines
+from trun.cli.listing import fit, place_facts, reason_of, run_lines
 from trun.cli.places import Place, Search, chosen_places
-from trun.cli.text import Paint, clock, count, line, look
+from trun.cli.text import LOOKS, Paint, clock, count, line, look
 from trun.core.record import JobState
 from trun.errors import ServiceUnavailable
 
@@ -44,15 +44,21 @@ def watch(words: Sequence[str]) -> int:
             totals = _table(search, paint)
         else:
             totals = _lines(search, paint)
-    return verdict(totals)
+            print(summary(totals, paint))
+        never = sum(search.source(place).ask("ps", never=True, limit=1)["total"] for place in places)
+    return verdict(totals, never)
 
 
-def verdict(totals: Counter[str]) -> int:
-    """Return the exit code for jobs in these states: 1 a failure, 3 something that never ran, 0 all complete."""
+def verdict(totals: Counter[str], never: int) -> int:
+    """Return the exit code for jobs in these states: 1 a failure, 3 something left or impossible, 0 all well."""
     if totals["failed"]:
         return 1
-    left = sum(number for state, number in totals.items() if not JobState(state).is_final)
-    return 3 if left or totals["cancelled"] else 0
+    return 3 if never or unfinished(totals) else 0
+
+
+def unfinished(counts: Counter[str]) -> int:
+    """Return how many jobs are not over."""
+    return sum(number for state, number in counts.items() if not JobState(state).is_final)
 
 
 # -- lines ------------------------------------------------------------------------------------------------------------
@@ -75,6 +81,13 @@ class Follower:
         self._since = 0.0
         self._seen: dict[str, int] = {}
 
+    def begin(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Leave the past out: return where each unfinished job stands now; ``moves`` goes on from here."""
+        self._since = self.source.ask("changes", since=float("inf"))["now"]
+        now = self.source.ask("ps", state=[state.value for state in JobState if not state.is_final])["jobs"]
+        self._seen = {job["uid"]: job["seq"] for job in now}
+        return [(job, {"seq": job["seq"], "time": job["changed"], **_standing(job)}) for job in now]
+
     def moves(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """Return (job, move) of all that moved since the last call."""
         answer = self.source.ask("changes", since=self._since)
@@ -86,12 +99,21 @@ class Follower:
             found += [(job, move) for move in job["moves"] if move["seq"] > seen]
             if job["moves"]:
                 self._seen[job["uid"]] = max(seen, job["moves"][-1]["seq"])
-        return sorted(found, key=lambda each: (each[1]["time"], each[1]["seq"]))
+        # In one moment causes have lower numbers than what follows from them.
+        return sorted(found, key=lambda each: (each[1]["time"], _number(each[0]), each[1]["seq"]))
 
     @property
     def unfinished(self) -> int:
         """How many jobs were not over at the last call."""
-        return sum(number for state, number in self.counts.items() if not JobState(state).is_final)
+        return unfinished(self.counts)
+
+
+def _number(job: dict[str, Any]) -> int:
+    return int(job["id"].rpartition("#")[2])
+
+
+def _standing(job: dict[str, Any]) -> dict[str, str]:
+    return {"state": job["state"], "text": reason_of(job)}
 
 
 def move_line(job: dict[str, Any], move: dict[str, Any], paint: Paint, *, run: str = "") -> str:
@@ -109,6 +131,9 @@ def _lines(search: Search, paint: Paint) -> Counter[str]:
     """Print moves until all is done; return how many jobs ended in which state."""
     followers = {place: Follower(search.source(place)) for place in search.places}
     many = len(followers) > 1
+    for place, follower in followers.items():
+        for job, move in follower.begin():
+            print(move_line(job, move, paint, run=place.run if many else ""), flush=True)
     pause, quiet_since, gone = threading.Event(), 0.0, set[Place]()
     while True:
         for place, follower in followers.items():
@@ -159,8 +184,7 @@ def _table(search: Search, paint: Paint) -> Counter[str]:
         sys.stdout.flush()
         drawn = len(lines)
         totals = sum((Counter(run["counts"]) for run in runs.values()), Counter[str]())
-        left = sum(number for state, number in totals.items() if not JobState(state).is_final)
-        quiet_since = _quiet(quiet_since, iter([left]))
+        quiet_since = _quiet(quiet_since, iter([unfinished(totals)]))
         over = not any(run["live"] for run in runs.values())
         if over or (quiet_since and time.monotonic() - quiet_since >= QUIET_S):
             return totals
@@ -179,6 +203,5 @@ def _ps(search: Search, place: Place, limit: int) -> dict[str, Any]:
 
 def summary(counts: Counter[str], paint: Paint) -> str:
     """Return how many jobs are in which state, in one line."""
-    total = sum(counts.values())
-    parts = [f"{look(state)[0]} {counts[state]} {state}" for state in counts if counts[state]]
-    return fit(f"{count(total, 'job')}: {', '.join(parts)}" if parts else "no jobs", paint)
+    parts = [f"{look(state)[0]} {counts[state]} {state}" for state in LOOKS if counts[state]]
+    return fit(f"{count(sum(counts.values()), 'job')}: {', '.join(parts)}" if parts else "no jobs", paint)

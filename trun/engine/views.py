@@ -20,7 +20,7 @@ import msgspec
 from trun.conditions import wire
 from trun.conditions.algebra import evaluate
 from trun.conditions.value import Value
-from trun.core.record import JobRecord
+from trun.core.record import JobRecord, JobState
 from trun.errors import UnknownName
 from trun.messages import (
     Aborted,
@@ -86,6 +86,7 @@ def facts(engine: Engine, record: JobRecord, *, reason: bool = True) -> dict[str
     life, spec = record.life, record.spec
     now = engine.clock.now()
     began = life.started or None
+    why = life.reason if life.state.is_final or life.state is JobState.LOST else ""
     return {
         "id": record.id,
         "uid": spec.uid,
@@ -94,7 +95,7 @@ def facts(engine: Engine, record: JobRecord, *, reason: bool = True) -> dict[str
         "seq": life.seq,
         "state": life.state.value,
         "final": life.state.is_final,
-        "reason": engine.machine.reason(spec.uid, now) if reason else "",
+        "reason": why or (engine.machine.reason(spec.uid, now) if reason else ""),
         "run": life.run,
         "attempts": life.attempt,
         "progress": life.progress,
