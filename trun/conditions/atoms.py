@@ -18,24 +18,13 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 from trun.conditions.algebra import Leaf, digest, share_count
+from trun.conditions.outcomes import MESSAGE_KINDS as MESSAGE_KINDS
+from trun.conditions.outcomes import OUTCOMES, judge_group
 from trun.conditions.predicate import Predicate, compile_predicate
 from trun.conditions.timing import span_seconds
 from trun.conditions.value import CANCELLED, HOLDS, NEVER, TRUE, WAIT, Value
 from trun.errors import BadOption, ConditionWarning, nearest
-from trun.messages import (
-    Aborted,
-    Cancelled,
-    Completed,
-    Counted,
-    Event,
-    Failed,
-    Improved,
-    Progress,
-    Queued,
-    Said,
-    Skipped,
-    Started,
-)
+from trun.messages import Completed, Counted, Event, Improved, Progress, Said
 
 #: Atoms of this process by key, as long as somebody holds them: what comes back over the wire is the live one.
 live: weakref.WeakValueDictionary[str, Leaf] = weakref.WeakValueDictionary()
@@ -188,32 +177,6 @@ class Level(Latched):
 
 # -- atoms over the stream of a job
 
-_OK = {Completed: TRUE, Skipped: TRUE, Failed: CANCELLED, Aborted: CANCELLED, Cancelled: CANCELLED}
-_RAN = {Started: TRUE, Completed: TRUE, Failed: TRUE, Aborted: TRUE, Cancelled: CANCELLED, Skipped: NEVER}
-_END = {Completed: CANCELLED, Failed: CANCELLED, Aborted: CANCELLED, Cancelled: CANCELLED, Skipped: NEVER}
-_COMPLETED = {Completed: TRUE, Failed: CANCELLED, Aborted: CANCELLED, Cancelled: CANCELLED, Skipped: NEVER}
-
-#: What each final event means to each kind of atom (the outcome table).
-OUTCOMES: dict[str, dict[type[Event], Value]] = {
-    "completed": _COMPLETED,
-    "fetched": _COMPLETED,
-    "failed": {Completed: NEVER, Failed: TRUE, Aborted: NEVER, Cancelled: CANCELLED, Skipped: NEVER},
-    "aborted": {Completed: NEVER, Failed: NEVER, Aborted: TRUE, Cancelled: CANCELLED, Skipped: NEVER},
-    "cancelled": {Completed: NEVER, Failed: NEVER, Aborted: NEVER, Cancelled: TRUE, Skipped: NEVER},
-    "skipped": {Completed: NEVER, Failed: NEVER, Aborted: NEVER, Cancelled: CANCELLED, Skipped: TRUE},
-    "started": _RAN,
-    "queued": {Queued: TRUE, **_RAN},
-    "ended": {Completed: TRUE, Failed: TRUE, Aborted: TRUE, Cancelled: NEVER, Skipped: NEVER},
-    "finished": {Completed: TRUE, Failed: TRUE, Aborted: TRUE, Cancelled: TRUE, Skipped: TRUE},
-    "ok": _OK,
-    "message": _END,
-    "result": _END,
-    "progress": {**_END, Completed: TRUE},
-    "reached": {},
-}
-#: Kinds that look at messages of the running job: one that is made late must see the earlier ones.
-MESSAGE_KINDS = frozenset({"message", "result", "progress"})
-
 
 class JobAtom(Latched):
     """A condition on the stream of a job or group.
@@ -264,6 +227,8 @@ class JobAtom(Latched):
             share_count(self.argument, 1)
         elif self.what == "message" and not isinstance(self.argument, str):
             raise BadOption(f"said takes the name of a message, not {self.argument!r}.")
+        elif self.what != "message" and self.argument is not None:
+            raise BadOption(f"is{self.what} takes no argument, not {self.argument!r:.80}.")
 
     def judge(self, event: Event) -> Value | None:
         """Say what one event means for the atom; None: nothing. Pure."""
@@ -289,47 +254,6 @@ class JobAtom(Latched):
         value = self.judge(event)
         if value is not None:
             self._move(value, getattr(event, "reason", "") or "")
-
-
-def judge_group(what: str, argument: Any, count: Counted) -> Value | None:
-    """Say what the counts of a group mean for an atom over it."""
-    bad = count.failed + count.aborted + count.cancelled
-    over = count.completed + bad + count.skipped
-    done = count.closed and over == count.total
-    if what in ("failed", "aborted", "cancelled", "skipped"):
-        if getattr(count, what):
-            return TRUE
-        return NEVER if done else None
-    if what == "finished":
-        return TRUE if done else None
-    if what == "ended":
-        if count.cancelled or count.skipped:
-            return NEVER
-        return TRUE if done else None
-    if what == "ok":
-        if bad:
-            return CANCELLED
-        return TRUE if done else None
-    if what == "completed":
-        if bad:
-            return CANCELLED
-        if count.skipped:
-            return NEVER
-        return TRUE if done else None
-    if what == "reached":
-        return _judge_reached(argument, count, bad)
-    return None
-
-
-def _judge_reached(share: int | str, count: Counted, bad: int) -> Value | None:
-    if isinstance(share, str) and not count.closed:
-        return None
-    need = share_count(share, count.total)
-    if count.completed >= need:
-        return TRUE
-    if count.closed and count.total - bad - count.skipped < need:
-        return NEVER if count.total - bad >= need else CANCELLED
-    return None
 
 
 class IsCompleted(JobAtom):

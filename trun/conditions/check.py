@@ -18,7 +18,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from trun.conditions.algebra import Condition, Gate, Leaf, Never, Not, Settled, Unary, postorder
-from trun.conditions.atoms import MESSAGE_KINDS, OUTCOMES, Atom, JobAtom, Level, WorldAtom, judge_group
+from trun.conditions.atoms import Atom, JobAtom, Level, WorldAtom
+from trun.conditions.outcomes import MESSAGE_KINDS, OUTCOMES, judge_group
 from trun.conditions.timing import After, At, Before, Deadline, Held
 from trun.conditions.value import CANCELLED, HOLDS, NEVER, TRUE, WAIT, Value
 from trun.errors import ConditionWarning, UsageError

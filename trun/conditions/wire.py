@@ -20,6 +20,8 @@ from trun.errors import ConditionSyntaxError, TrunError, nearest
 VERSION = 1
 MAX_DEPTH = 64
 MAX_ATOMS = 10_000
+#: Atoms and gates together: gates need no atoms to be many.
+MAX_PARTS = 4 * MAX_ATOMS
 TOO_MANY = f"a condition may have {MAX_ATOMS} atoms at most; a group (trun.map) is one atom whatever its size"
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -79,7 +81,10 @@ def dumps(condition: Condition) -> bytes:
     """Return the wire form as canonical JSON."""
     if type(condition).__base__ is JobAtom:
         return _encode({**_leaf(condition), "v": VERSION})  # type: ignore[arg-type]
-    return _encode(to_dict(condition))
+    try:
+        return _encode(to_dict(condition))
+    except RecursionError:
+        raise ConditionSyntaxError(f"a condition that travels may be {MAX_DEPTH} deep at most") from None
 
 
 def loads(data: bytes) -> Condition:
@@ -120,6 +125,8 @@ def _checked(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         if depth > MAX_DEPTH:
             raise ConditionSyntaxError(f"a condition may be {MAX_DEPTH} deep at most")
         order.append(node)
+        if len(order) + len(stack) > MAX_PARTS:
+            raise ConditionSyntaxError(TOO_MANY)
         if "atom" in node:
             atoms += 1
             if atoms > MAX_ATOMS:
@@ -219,7 +226,7 @@ def _make_job_atom(node: Mapping[str, Any]) -> Leaf:
         made = cls(uid, **more)
     else:
         made = JobAtom.__new__(cls)
-        JobAtom.__init__(made, uid, argument=argument, **more)  # type: ignore[arg-type]
+        JobAtom.__init__(made, uid, argument=argument, **more)
     return live.get(made.key, made)
 
 
