@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from trun.adapters import pickles
+from trun.adapters.blobs import BlobFolder
 from trun.executors.processes import Processes
 from trun.messages import AnyReport, Call, Completed, Ended, JobSpec, Returned
 from trun.ports import Order
@@ -99,7 +100,7 @@ def ours(workers: int, array: Any) -> dict[str, float]:
             assert isinstance(report, Ended)
             assert isinstance(report.outcome, Completed)
             assert report.outcome.result is not None
-            blobs = pickles.BlobFolder(bench.folder / "blobs")
+            blobs = BlobFolder(bench.folder / "blobs")
             assert pickles.load_result(report.outcome.result, blobs.open).nbytes == array.nbytes
             arrays.append(time.perf_counter() - began)
             for path in blobs.path.iterdir():  # as a service does: disk cache that is new to the machine is slow

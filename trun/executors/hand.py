@@ -13,12 +13,15 @@ from pathlib import Path
 
 from trun.executors.protocol import (
     INLINE_BYTES,
+    NUMBER_BYTES,
     Envelope,
     Frame,
     Reader,
     Report,
     current_log_name,
     encode,
+    frame_number,
+    number_frame,
     pair,
     report_reader,
     spill,
@@ -33,11 +36,13 @@ _FORGET_ABOVE = 500
 class Sent:
     """An order in a worker's hands."""
 
-    __slots__ = ("carried", "key", "order", "spilled", "texts")
+    __slots__ = ("carried", "key", "number", "order", "spilled", "texts")
 
     def __init__(self, order: Order) -> None:
         self.order = order
         self.key = (order.uid, order.epoch)
+        #: Number of its frame, by which it is known when it is taken back.
+        self.number = 0
         #: Digests of the function and the context that went with it.
         self.carried: list[str] = []
         #: File of the frame, where it was too big for a datagram.
@@ -80,6 +85,7 @@ class Hand:
         self.unsent: deque[bytes] = deque()
         self.untold: deque[bytes] = deque()
         self.known: set[str] = set()
+        self._frames = 0
         #: Monotonic time at which the first order of the queue began; 0.0 while the worker is not up.
         self.began = 0.0
         self.done = 0
@@ -150,6 +156,9 @@ class Hand:
         )
         if len(data) > INLINE_BYTES:
             data, sent.spilled = spill(data, self._spill)
+        self._frames += 1
+        sent.number = self._frames
+        data = number_frame(sent.number, data)
         self.queue.append(sent)
         if self.unsent or not _send(self.jobs, data):
             self.unsent.append(data)
@@ -162,23 +171,29 @@ class Hand:
             self.untold.popleft()
 
     def take_back(self) -> list[Sent]:
-        """Take back all orders that the worker has not begun, without asking it."""
-        count = len(self.unsent)
+        """Take back all orders that the worker has not begun, without asking it.
+
+        The worker may go on receiving meanwhile, so what we get need not be the last ones; each frame has its number.
+        """
+        numbers = {frame_number(data) for data in self.unsent}
         self.unsent.clear()
         while True:
             try:
-                if not self.theirs.recv(1, socket.MSG_DONTWAIT):
-                    break
+                head = self.theirs.recv(NUMBER_BYTES, socket.MSG_DONTWAIT)
             except (BlockingIOError, OSError):
                 break
-            count += 1
-        taken = [self.queue.pop() for _ in range(min(count, len(self.queue)))]
+            if not head:
+                break
+            numbers.add(frame_number(head))
+        taken = [sent for sent in self.queue if sent.number in numbers]
+        if taken:
+            self.queue = deque(sent for sent in self.queue if sent.number not in numbers)
         for sent in taken:
             self.known.difference_update(sent.carried)
             if sent.spilled:
                 Path(sent.spilled).unlink(missing_ok=True)
                 sent.spilled = ""
-        return taken[::-1]
+        return taken
 
     def receive(self) -> Report | None:
         """Return the next report of the worker; None where there is none."""

@@ -247,7 +247,7 @@ class Processes:
                 self._keep_log(hand, hand.queue[0].order)
             hand.log.unlink(missing_ok=True)
             for sent in hand.queue:
-                self._remove_scratch(sent.key)
+                self._clean_up(sent)
         shutil.rmtree(self._folder / "spill", ignore_errors=True)
 
     # -- giving orders ------------------------------------------------------------------------------------------------
@@ -402,7 +402,7 @@ class Processes:
             else:
                 outcome = endings.died(order, status, mono - hand.began, hand.peak, self._tail(hand, order))
             self._finish(Ended(uid=order.uid, epoch=order.epoch, outcome=outcome))
-            self._remove_scratch(sent.key)
+            self._clean_up(sent)
         hand.log.unlink(missing_ok=True)
         self._crew.remove(hand)
 
@@ -435,6 +435,7 @@ class Processes:
             elif hand.queue:
                 sent = hand.queue.popleft()
                 self._keep_log(hand, sent.order)
+                self._clean_up(sent)
                 if self._where.pop(sent.key, None) is not None:
                     self._out.append(Missing(uid=sent.order.uid, epoch=sent.order.epoch, reason=reason))
             self._crew.remove(hand)
@@ -450,8 +451,11 @@ class Processes:
     def _tail(self, hand: Hand, order: Order) -> str:
         return tail_of(self._logs / log_name(order.uid, order.run, order.attempt)) or tail_of(hand.log)
 
-    def _remove_scratch(self, key: tuple[str, int]) -> None:
-        shutil.rmtree(scratch_path(str(self._folder), *key), ignore_errors=True)
+    def _clean_up(self, sent: Sent) -> None:
+        """Remove what an attempt left in our folders that its worker would have removed."""
+        shutil.rmtree(scratch_path(str(self._folder), *sent.key), ignore_errors=True)
+        if sent.spilled:
+            Path(sent.spilled).unlink(missing_ok=True)
 
     # -- stopping -----------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from trun.messages import Emitted, Ended, Payload, ResourcesLowered
 
 #: A frame above this size (bytes) goes into a file, because a datagram has to fit into the socket's buffer whole.
 INLINE_BYTES = 64 * 1024
+NUMBER_BYTES = 8
 
 
 class Frame(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=True):
@@ -101,7 +102,8 @@ class Spilled(Frame, frozen=True):
 Report = Ended | Emitted | ResourcesLowered | Ready | Leaving
 
 _encoder = msgspec.msgpack.Encoder()
-_orders = msgspec.msgpack.Decoder(Envelope | Tell | Interrupt | Spilled)
+_orders = msgspec.msgpack.Decoder(Envelope | Spilled)
+_texts = msgspec.msgpack.Decoder(Tell | Interrupt | Spilled)
 _reports = msgspec.msgpack.Decoder(Report | Spilled)
 
 encode = _encoder.encode
@@ -127,8 +129,9 @@ def spill(data: bytes, folder: Path) -> tuple[bytes, str]:
 class Reader:
     """Receives frames into one buffer that is used again and again; spilled ones from ``folder`` alone."""
 
-    def __init__(self, decoder: msgspec.msgpack.Decoder[Any], folder: Path) -> None:
+    def __init__(self, decoder: msgspec.msgpack.Decoder[Any], folder: Path, *, skip: int = 0) -> None:
         self._folder = folder
+        self._skip = skip
         self._buffer = bytearray(2 * INLINE_BYTES)
         self._view = memoryview(self._buffer)
         self._decoder = decoder
@@ -140,7 +143,7 @@ class Reader:
         size = connection.recv_into(self._buffer, 0, flags)
         if not size:
             return None
-        frame = self._decoder.decode(self._view[:size])
+        frame = self._decoder.decode(self._view[self._skip : size])
         if type(frame) is Spilled:
             path = self._folder / Path(frame.path).name
             data = path.read_bytes()
@@ -149,9 +152,24 @@ class Reader:
         return frame
 
 
+def number_frame(number: int, data: bytes) -> bytes:
+    """Return the frame of an order under its number, so that it is known when it is taken back."""
+    return number.to_bytes(NUMBER_BYTES, "little") + data
+
+
+def frame_number(data: bytes) -> int:
+    """Return the number of an order's frame (or of its beginning)."""
+    return int.from_bytes(data[:NUMBER_BYTES], "little")
+
+
 def order_reader(folder: Path) -> Reader:
-    """Return the reader of what goes to a launcher."""
-    return Reader(_orders, folder)
+    """Return the reader of orders."""
+    return Reader(_orders, folder, skip=NUMBER_BYTES)
+
+
+def text_reader(folder: Path) -> Reader:
+    """Return the reader of texts for a running attempt."""
+    return Reader(_texts, folder)
 
 
 def report_reader(folder: Path) -> Reader:

@@ -39,6 +39,7 @@ from trun.executors.protocol import (
     log_name,
     order_reader,
     spill,
+    text_reader,
 )
 from trun.messages import Emitted, ResourcesLowered
 
@@ -82,7 +83,7 @@ class Worker:
         self._control = control
         self._spill = Path(place.folder) / "spill"
         self._orders = order_reader(self._spill)
-        self._texts = order_reader(self._spill)
+        self._texts = text_reader(self._spill)
         self._told: deque[Tell] = deque()
         self._logs = Path(place.folder) / "logs"
         self._log = str(self._logs / current_log_name(name))
@@ -101,7 +102,7 @@ class Worker:
             envelope = self._orders.receive(self._jobs)
             if envelope is None:
                 return CLEAN
-            if type(envelope) is Envelope and not self._run(envelope):
+            if not self._run(envelope):
                 return 0
 
     def _run(self, envelope: Envelope) -> bool:
