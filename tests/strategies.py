@@ -69,7 +69,7 @@ def times() -> st.SearchStrategy[int]:
 
 def _gates(children: st.SearchStrategy[Condition], *, unary: bool) -> st.SearchStrategy[Condition]:
     several = st.lists(children, min_size=0, max_size=4)
-    found = [
+    found: list[st.SearchStrategy[Condition]] = [
         several.map(lambda of: And(*of)),
         several.map(lambda of: Or(*of)),
         st.builds(lambda k, of: AtLeast(k, *of), st.integers(0, 4), several),

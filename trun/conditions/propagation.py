@@ -12,14 +12,13 @@ from collections.abc import Hashable, Iterable
 from operator import itemgetter
 from typing import Any
 
-from trun.conditions.algebra import Leaf
 from trun.conditions.atoms import WorldAtom
 from trun.conditions.clocks import Clocks
 from trun.conditions.decisions import Decision, Drop, Fire, Lapse, Reason, drop, fire, node_values
 from trun.conditions.graph import Graph, Moment
 from trun.conditions.timing import TimeLeaf
 from trun.conditions.value import HOLDS, NEVER, TRUE, WAIT, Value
-from trun.conditions.waiting import Entries, Entry, Plain, Source, leaf_of
+from trun.conditions.waiting import Entries, Entry, Plain, Source, Waiters
 from trun.messages import Event
 
 #: The values by number.
@@ -108,9 +107,9 @@ class Propagation:
         entry = self._entries.about.get(subject)
         if entry is None:
             return []
-        if type(entry) is list and not self._clocks.is_due(now):
-            leaf = entry[0]
-            value = leaf.judge(event)
+        if type(entry) is Waiters and not self._clocks.is_due(now):
+            leaf = entry.leaf
+            value = leaf.judge(event)  # type: ignore[attr-defined]
             if value is TRUE:
                 del self._entries.about[subject]
                 self._remember(leaf._key, TRUE)
@@ -123,7 +122,7 @@ class Propagation:
         for one in self._entries.of_subject(subject):
             if type(one) is Source and one.value.is_settled:
                 continue
-            value = leaf_of(one).judge(event)  # type: ignore[attr-defined]
+            value = one.leaf.judge(event)  # type: ignore[attr-defined]
             if value is not None:
                 self._take(one, value, (subject, seq), why, batch)
         return self._end(batch)
@@ -180,8 +179,8 @@ class Propagation:
 
     def _take(self, entry: Entry, value: Value, place: tuple[str, int], reason: str, batch: Batch) -> None:
         """Give one atom a new value: plain registrations are decided, five-value ones noted."""
-        if type(entry) is list:
-            leaf: Leaf = entry[0]
+        if isinstance(entry, Waiters):
+            leaf = entry.leaf
             if value is TRUE:
                 self._entries.remove(leaf)
                 self._remember(leaf.key, value)
@@ -191,7 +190,6 @@ class Propagation:
                 self.ignored += 1
                 return
             entry = self._entries.source(leaf)
-        assert isinstance(entry, Source)
         old = entry.value
         if old is value or old.is_settled:
             self._count(old, value)
@@ -205,8 +203,7 @@ class Propagation:
         if entry.graphs:
             self._move(entry, value, self._moment(*place), batch)
         if value is TRUE:
-            gates = [entry.leaf, *entry.gates]
-            entry.gates.clear()
+            gates, entry.gates = entry.gates, {}
             self._let_go(entry, key)
             self._fire(self._feed(gates), batch)
         elif value <= NEVER:
@@ -231,11 +228,9 @@ class Propagation:
 
     # -- what follows
 
-    def _feed(self, entry: list[Any]) -> list[int]:
-        """Let a true atom (first in the list) feed its gates, for good; return those that came true."""
+    def _feed(self, gates: Iterable[int]) -> list[int]:
+        """Let a true atom feed its gates, for good; return those that came true."""
         need = self._plain.need
-        gates = iter(entry)
-        next(gates)
         done: list[int] = []
         for gate in gates:
             left = need[gate] - 1
@@ -244,9 +239,15 @@ class Propagation:
                 done.append(gate)
         return done
 
-    def _come_true(self, entry: list[Any]) -> list[Decision]:
+    def _come_true(self, gates: Iterable[int]) -> list[Decision]:
         """Let a true atom feed its gates, and say who follows; conjunctions of atoms without detour."""
-        done = self._feed(entry)
+        need = self._plain.need
+        done: list[int] = []
+        for gate in gates:
+            left = need[gate] - 1
+            need[gate] = left
+            if not left:
+                done.append(gate)
         if not done:
             return []
         plain, owners = self._plain, self._owners

@@ -24,7 +24,7 @@ from trun.conditions.graph import Graph
 from trun.conditions.propagation import VALUES, Batch, Propagation
 from trun.conditions.timing import TimeLeaf
 from trun.conditions.value import HOLDS, NEVER, TRUE, WAIT, Value
-from trun.conditions.waiting import WIDE, Source, gates_of, is_plain
+from trun.conditions.waiting import WIDE, Source, Waiters, is_plain
 from trun.errors import InvariantError, UnknownName
 
 __all__ = ["Decision", "Drop", "Fire", "Lapse", "Reason", "Resolver"]
@@ -89,7 +89,7 @@ class Resolver(Propagation):
             if not isinstance(leaf, JobAtom):
                 break
             entry = about.get(leaf.subject)
-            if type(entry) is list and entry[0]._key == leaf._key and len(entry) < WIDE:
+            if type(entry) is Waiters and entry.leaf._key == leaf._key and len(entry) < WIDE:
                 if entry[-1] != gate:
                     entry.append(gate)
                     missing += 1
@@ -219,7 +219,7 @@ class Resolver(Propagation):
 
     def wanted(self, subject: str) -> bool:
         """Whether a registration still waits to hear something of a job."""
-        return any(type(one) is list or not one.value.is_settled for one in self._entries.of_subject(subject))  # type: ignore[union-attr]
+        return any(isinstance(one, Waiters) or not one.value.is_settled for one in self._entries.of_subject(subject))
 
     def subjects_of(self, owner: Hashable) -> frozenset[str]:
         """Return the jobs that a registration mentions."""
@@ -232,7 +232,7 @@ class Resolver(Propagation):
         found: dict[Hashable, int] = {}
         plain = self._plain
         for entry in self._entries.of_subject(subject):
-            for gate in gates_of(entry):
+            for gate in entry if isinstance(entry, Waiters) else entry.gates:
                 root = plain.root_above(gate)
                 found[plain.owner[root]] = plain.serial[root]
             for graph in entry.graphs if isinstance(entry, Source) else ():

@@ -1,7 +1,8 @@
 """What the resolver keeps of those who wait: sources, and plain registrations as rows of numbers.
 
 An atom's *entry* is found by the job it is about, or by its key. As long as it is undecided, has few listeners and
-stands in plain conditions only, the entry is a list: the atom, then the gates that mention it. Else it is a ``Source``.
+stands in plain conditions only, the entry is an array of the gates that mention it (``Waiters``). Else it is a
+``Source``.
 A true atom that stands in plain conditions only is forgotten: whoever mentions an atom that has no entry knows that it
 is true.
 
@@ -14,8 +15,8 @@ Rule: ``resolver`` alone comes in here; every edge that is entered is taken out 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Hashable, Iterable, Iterator
-from typing import Any
+from collections.abc import Hashable, Iterable, MutableSequence
+from typing import TYPE_CHECKING, Any
 
 from trun.conditions.algebra import And, AtLeast, Condition, Gate, Leaf, postorder
 from trun.conditions.atoms import Atom, JobAtom
@@ -41,7 +42,27 @@ class Source:
         self.graphs: dict[Graph, None] = {}
 
 
-Entry = list[Any] | Source
+if TYPE_CHECKING:
+    _Numbers = array[int]
+else:
+    _Numbers = array
+
+
+class Waiters(_Numbers):
+    """An undecided atom and the plain gates that mention it: numbers side by side, since the ways of memory decide."""
+
+    __slots__ = ("leaf",)
+    leaf: Leaf
+
+
+Entry = Waiters | Source
+
+
+def waiters(leaf: Leaf, gate: int) -> Waiters:
+    """Return the entry of an atom with its first gate."""
+    found = Waiters("i", (gate,))
+    found.leaf = leaf
+    return found
 
 
 class Several(dict[str, Entry]):
@@ -74,11 +95,9 @@ class Entries:
         if not isinstance(leaf, JobAtom):
             return self.others.get(leaf.key)
         found = self.about.get(leaf.subject)
-        if type(found) is Several:
+        if isinstance(found, Several):
             return found.get(leaf.key)
-        if found is not None and leaf_of(found).key == leaf.key:  # type: ignore[arg-type]
-            return found  # type: ignore[return-value]
-        return None
+        return found if found is not None and found.leaf.key == leaf.key else None
 
     def find_key(self, key: str) -> Entry | None:
         """Return the entry of the atom with this key."""
@@ -88,7 +107,7 @@ class Entries:
         end = key.find(":", 4)
         while end > 0:
             for entry in self.of_subject(key[4:end]):
-                if leaf_of(entry).key == key:
+                if entry.leaf.key == key:
                     return entry
             end = key.find(":", end + 1)
         return None
@@ -98,7 +117,7 @@ class Entries:
         found = self.about.get(subject)
         if found is None:
             return []
-        return list(found.values()) if type(found) is Several else [found]  # type: ignore[list-item]
+        return list(found.values()) if isinstance(found, Several) else [found]
 
     def put(self, leaf: Leaf, entry: Entry) -> None:
         """Enter an atom, or change what its entry is."""
@@ -106,13 +125,12 @@ class Entries:
             self.others[leaf.key] = entry
             return
         found = self.about.get(leaf.subject)
-        if type(found) is Several:
+        if isinstance(found, Several):
             found[leaf.key] = entry
-        elif found is None or leaf_of(found).key == leaf.key:  # type: ignore[arg-type]
+        elif found is None or found.leaf.key == leaf.key:
             self.about[leaf.subject] = entry
         else:
-            both = Several({leaf_of(found).key: found, leaf.key: entry})  # type: ignore[arg-type,dict-item]
-            self.about[leaf.subject] = both
+            self.about[leaf.subject] = Several({found.leaf.key: found, leaf.key: entry})
 
     def remove(self, leaf: Leaf) -> None:
         """Forget an atom."""
@@ -120,22 +138,22 @@ class Entries:
             self.others.pop(leaf.key, None)
             return
         found = self.about.get(leaf.subject)
-        if type(found) is Several:
+        if isinstance(found, Several):
             found.pop(leaf.key, None)
             if found:
                 return
-        elif found is None or leaf_of(found).key != leaf.key:  # type: ignore[arg-type]
+        elif found is None or found.leaf.key != leaf.key:
             return
         del self.about[leaf.subject]
 
     def source(self, leaf: Leaf) -> Source:
         """Return the entry of an atom as a source, made if need be."""
         entry = self.find(leaf)
-        if type(entry) is Source:
+        if isinstance(entry, Source):
             return entry
         source = Source(leaf)
         if entry is not None:
-            source.gates = dict.fromkeys(entry[1:])  # type: ignore[index]
+            source.gates = dict.fromkeys(entry)
         self.put(leaf, source)
         return source
 
@@ -144,24 +162,7 @@ class Entries:
         entry = self.find(leaf)
         if entry is None:
             return TRUE
-        return entry.value if type(entry) is Source else WAIT
-
-    def all(self) -> Iterator[Entry]:
-        """Yield every entry."""
-        yield from self.others.values()
-        for subject in self.about:
-            yield from self.of_subject(subject)
-
-
-def leaf_of(entry: Entry) -> Leaf:
-    """Return the atom of an entry."""
-    leaf: Leaf = entry[0] if type(entry) is list else entry.leaf  # type: ignore[union-attr]
-    return leaf
-
-
-def gates_of(entry: Entry) -> Iterable[int]:
-    """Return the plain gates of an entry."""
-    return entry[1:] if type(entry) is list else entry.gates  # type: ignore[union-attr]
+        return entry.value if isinstance(entry, Source) else WAIT
 
 
 _plain_types: dict[type, bool] = {}
@@ -202,9 +203,9 @@ class Plain:
         #: How many children must still become true; below zero once more did.
         self.need: list[int] = []
         #: How many children may still die, plus one.
-        self.slack: list[int] = []
-        #: The gates that a gate feeds: None (it is a root), one, or several.
-        self.up: list[int | tuple[int, ...] | None] = []
+        self.slack = array("i")
+        #: The gates that a gate feeds; roots feed none.
+        self.up: dict[int, tuple[int, ...]] = {}
         #: Of roots: who waits, ...
         self.owner: list[Hashable] = []
         #: ... for what (a tuple of atoms is their conjunction), ...
@@ -222,7 +223,6 @@ class Plain:
             return gate
         self.need.append(need)
         self.slack.append(slack)
-        self.up.append(None)
         self.owner.append(None)
         self.root.append(None)
         self.serial.append(0)
@@ -230,7 +230,8 @@ class Plain:
 
     def recycle(self, gate: int) -> None:
         """Give a gate back that nothing mentions any more."""
-        self.up[gate] = self.owner[gate] = self.root[gate] = None
+        self.owner[gate] = self.root[gate] = None
+        self.up.pop(gate, None)
         self.free.append(gate)
 
     def connect(self, leaf: Leaf, gate: int) -> bool:
@@ -238,8 +239,8 @@ class Plain:
         entries = self.entries
         entry = entries.find(leaf)
         if entry is None:
-            entries.put(leaf, [leaf, gate])
-        elif type(entry) is list:
+            entries.put(leaf, waiters(leaf, gate))
+        elif isinstance(entry, Waiters):
             if entry[-1] == gate:
                 return False
             if len(entry) < WIDE:
@@ -247,25 +248,24 @@ class Plain:
             else:
                 entries.source(leaf).gates[gate] = None
         else:
-            gates = entry.gates  # type: ignore[union-attr]
-            if gate in gates:
+            if gate in entry.gates:
                 return False
-            gates[gate] = None
+            entry.gates[gate] = None
         return True
 
     def disconnect(self, leaf: Leaf, gate: int) -> None:
         """Let an atom feed a gate no more, and forget it if that was the last."""
         entry = self.entries.find(leaf)
-        if type(entry) is list:
+        if isinstance(entry, Waiters):
             try:
-                del entry[entry.index(gate, 1)]  # the atom at 0 is not for comparing
+                entry.remove(gate)
             except ValueError:
                 return
-            if len(entry) == 1:
+            if not entry:
                 self.entries.remove(leaf)
         elif entry is not None:
-            entry.gates.pop(gate, None)  # type: ignore[union-attr]
-            if not entry.gates and not entry.graphs:  # type: ignore[union-attr]
+            entry.gates.pop(gate, None)
+            if not entry.gates and not entry.graphs:
                 self.entries.remove(leaf)
 
     def build(self, condition: Condition, values: dict[int, Value], serial: int) -> int:
@@ -305,14 +305,10 @@ class Plain:
         self.slack[gate] = count - need + 1 - dead
 
     def _feed(self, below: int, gate: int) -> bool:
-        old = self.up[below]
-        if old is None:
-            self.up[below] = gate
-            return True
-        several = old if isinstance(old, tuple) else (old,)
-        if gate in several:
+        above = self.up.get(below, ())
+        if gate in above:
             return False
-        self.up[below] = (*several, gate)
+        self.up[below] = (*above, gate)
         return True
 
     @staticmethod
@@ -361,27 +357,27 @@ class Plain:
         """Let gates that died take from those above; return the roots that died."""
         return self._climb(gates, self.slack)
 
-    def _climb(self, gates: list[int], counts: list[int]) -> list[int]:
+    def _climb(self, gates: list[int], counts: MutableSequence[int]) -> list[int]:
         up = self.up
+        if not up:
+            return gates
         roots: list[int] = []
-        stack = list(reversed(gates))
+        stack = gates[::-1]
         while stack:
             gate = stack.pop()
-            above = up[gate]
+            above = up.get(gate)
             if above is None:
                 roots.append(gate)
                 continue
-            for parent in above if type(above) is tuple else (above,):
-                left = counts[parent] - 1  # type: ignore[index]
-                counts[parent] = left  # type: ignore[index]
+            for parent in above:
+                left = counts[parent] - 1
+                counts[parent] = left
                 if not left:
-                    stack.append(parent)  # type: ignore[arg-type]
+                    stack.append(parent)
         return roots
 
     def root_above(self, gate: int) -> int:
         """Return the root of the registration that a gate belongs to."""
-        above = self.up[gate]
-        while above is not None:
-            gate = above if isinstance(above, int) else above[0]
-            above = self.up[gate]
+        while above := self.up.get(gate):
+            gate = above[0]
         return gate
