@@ -119,10 +119,11 @@ class Propagation:
         batch = Batch()
         self._run_clocks(now, batch)
         why = _words(event)
-        for one in self._entries.of_subject(subject):
-            if type(one) is Source and one.value.is_settled:
+        for leaf in [one.leaf for one in self._entries.of_subject(subject)]:
+            one = self._entries.find(leaf)  # what the first of them decided may have let go of the others
+            if one is None or (isinstance(one, Source) and one.value.is_settled):
                 continue
-            value = one.leaf.judge(event)  # type: ignore[attr-defined]
+            value = leaf.judge(event)  # type: ignore[attr-defined]
             if value is not None:
                 self._take(one, value, (subject, seq), why, batch)
         return self._end(batch)
