@@ -1,97 +1,69 @@
-"""Races (``trun.first``): who has won, what becomes of the losers, and the race's own end.
+"""Races (``trun.first``): who has won, and how a race ends. The changes of state themselves are made in ``flow``.
 
 A race is a job without a payload. Its condition is the Or over its choices; when that fires, the winner is the choice
-that satisfied it (ties: the earlier end, then the position). Losers are cancelled by demand; the race ends as its
-winner ends. Functions over the machine, called by it alone.
+that satisfied it (ties: the lower sequence number, then the position). From then on it waits for the winner's end, and
+ends as the winner does. Pure functions of records.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Literal
 
-from trun.core import why
-from trun.core.record import JobRecord
-from trun.core.states import Cause
-from trun.messages import Aborted, Cancelled, Completed, Event, Failed, Said, Skipped
+from trun.conditions.algebra import Leaf
+from trun.conditions.atoms import IsCompleted, IsResult, JobAtom
+from trun.conditions.value import TRUE, Value
+from trun.core.record import JobRecord, JobState
+from trun.messages import Cancelled, Completed, ErrorInfo, Event, Failed, JobSpec
 
-#: The machine itself; it imports this room, so its type cannot be named here.
-Machine = Any
-
-
-def decide(machine: Machine, race: JobRecord, now: float) -> None:
-    """The race's condition holds: name the winner, deal with the losers, wait for the winner's end."""
-    winner = _winner(machine, race)
-    race.life.winner = winner
-    machine.publish(race, Said(name="winner", value=winner), now)
-    race.life.emitted += 1
-    machine.save(race)
-    machine.awaiting.setdefault(winner, []).append(race.spec.uid)
-    if race.spec.losers != "none":
-        for choice in race.spec.choices:
-            loser = machine.records.get(choice)
-            if choice == winner or loser is None:
-                continue
-            if race.spec.losers == "all" or not is_needed(machine, loser):
-                machine.cancel(loser, "race", f"{race.id} was won by {_label(machine, winner)}", now)
-    winner_ended(machine, winner, now)
+Ending = tuple[Literal["complete", "fail", "cancel"], Completed | Failed | Cancelled]
 
 
-def _winner(machine: Machine, race: JobRecord) -> str:
-    true = {why.subject_of(key) for key in race.life.witness}
-    candidates = [uid for uid in race.spec.choices if uid in true] or list(race.spec.choices)
-
-    def place(uid: str) -> tuple[float, int]:
-        record = machine.records.get(uid)
-        ended = record.life.ended if record is not None and record.life.ended else float("inf")
-        return ended, race.spec.choices.index(uid)
-
-    return min(candidates, key=place)
+def choice_atom(spec: JobSpec, uid: str) -> JobAtom:
+    """Return the atom that says whether a choice is good enough."""
+    return IsResult(uid, spec.until) if spec.until else IsCompleted(uid)
 
 
-def is_needed(machine: Machine, loser: JobRecord) -> bool:
-    """Whether something live still waits for a job, or for its result."""
-    return machine.resolver.wanted(loser.spec.uid) or bool(machine.awaiting.get(loser.spec.uid))
-
-
-def _label(machine: Machine, uid: str) -> str:
-    record = machine.records.get(uid)
-    return record.id if record is not None else uid
-
-
-def winner_ended(machine: Machine, winner: str, now: float) -> None:
-    """If the winner of races has ended, they end as it did."""
-    waiting = machine.awaiting.get(winner)
-    if not waiting:
-        return
-    event = _end_of(machine, winner)
-    if event is None:
-        return
-    del machine.awaiting[winner]
-    for uid in waiting:
-        race = machine.records[uid]
-        if race.life.state.is_final:
+def winner(
+    race: JobSpec, witness: tuple[str, ...], records: Mapping[str, JobRecord], value: Callable[[Leaf], Value]
+) -> str:
+    """Return the uid of the choice that won."""
+    true = frozenset(witness)
+    best: tuple[float, int] | None = None
+    found = race.choices[0]
+    for position, uid in enumerate(race.choices):
+        atom = choice_atom(race, uid)
+        if atom.key not in true and value(atom) is not TRUE:
             continue
-        cause, own = _mirror(event, winner)
-        if isinstance(own, Completed):
-            race.life.values, race.life.progress = own.values, 1.0
-        machine.finish(race, cause, own, now)
+        record = records.get(uid)
+        # A choice that runs on satisfied the condition just now; one that has ended did so with its last entry.
+        seq = record.life.final_seq or record.life.seq if record is not None else float("inf")
+        if best is None or (seq, position) < best:
+            best, found = (seq, position), uid
+    return found
 
 
-def _end_of(machine: Machine, uid: str) -> Event | None:
-    record = machine.records.get(uid)
-    if record is not None:
-        return why.final_event(record)
-    for event in reversed(machine.foreign.get(uid, ())):
-        if isinstance(event, (Completed, Failed, Aborted, Cancelled, Skipped)):
-            return event
-    return None
-
-
-def _mirror(event: Any, winner: str) -> tuple[Cause, Event]:
-    """Return the end of a race whose winner ended with ``event``; its result stays with the winner."""
+def ending(winner_id: str, event: Event | None, uid: str) -> Ending:
+    """Return how a race ends whose winner ended with this event; the result stays with the winner."""
     if isinstance(event, Completed):
-        return Cause.COMPLETED, Completed(values=event.values)
+        return "complete", Completed(values=event.values, seconds=event.seconds, peak_rss=event.peak_rss)
     if isinstance(event, Failed):
-        return Cause.FAILED, Failed(kind=event.kind, error=event.error)
-    reason = f"its winner ended: {getattr(event, 'reason', '') or type(event).__name__.lower()}"
-    return Cause.CANCELLED, Cancelled(reason=reason, kind="race", root=winner)
+        return "fail", Failed(kind=event.kind, error=event.error)
+    word = "was cancelled" if event is None else f"was {type(event).__name__.lower()}"
+    said = getattr(event, "reason", "")
+    reason = f"the winner {winner_id} {word}" + (f": {said}" if said else "")
+    return "cancel", Cancelled(reason=reason, kind="race", root=uid)
+
+
+def dead(race: JobSpec, records: Mapping[str, JobRecord], reason: str, root: str) -> Ending:
+    """Return how a race ends that nobody can win any more: failed if a choice ran to an end, else cancelled."""
+    choices = [records[uid] for uid in race.choices if uid in records]
+    failed = [record for record in choices if record.life.state is JobState.FAILED]
+    completed = [record for record in choices if record.life.state is JobState.COMPLETED]
+    if failed and not completed:
+        first = min(failed, key=lambda record: record.life.ended)
+        return "fail", Failed(kind=first.life.kind or "raised", error=first.life.error)
+    if completed:
+        message = f"no job of the race {race.name} satisfied {race.until!r}: {reason}"
+        return "fail", Failed(kind="raised", error=ErrorInfo(type="trun.errors.JobFailed", message=message))
+    return "cancel", Cancelled(reason=f"no job of the race {race.name} is left: {reason}", kind="race", root=root)

@@ -1,177 +1,232 @@
-"""The one ready queue: who starts next, and who may not yet for want of a counted resource.
+"""Ready jobs in order, and the ledger of counted resources.
 
-Ready jobs stand in the order of priority (higher first), then of their first submission. A job that lacks a resource
-is parked under that resource and woken when it is given back; nothing is ever scanned, each event costs O(log n).
-Push executors take from it through ``take``; claimants that pull (step workers) and batches will take from the same
-queue and the same ledger.
+Jobs with equal needs are interchangeable as far as resources go, so they share one heap (higher priority first, then
+first seen), and only the head of a heap is ever compared with the ledger. Needs that do not fit are parked under the
+resource that is scarce, with all their jobs, and looked at again when that resource is released: a blocked job is never
+scanned. What fits starts, even past something better that does not (no slot stays empty for a job that needs more).
+Cost: O(log n) per event, plus O(distinct needs) per release of their scarce resource.
 
-Pure: no clock, no lock, no I/O. Rule: a resource is taken only here, by ``take``, and given back only by
-``give_back``.
+To come, on the same heaps and the same ledger: pull claimants (``WorkWanted(claimant, slots, held)`` answered by
+``Grant`` or ``Idle(counts)``: a claimant has its own view of which needs it may take, not a queue of its own) and
+batches (jobs of one family that start together: the head's needs with a longer list of uids).
+
+Rule: no second queue and no second ledger beside these. Turned down: one bucket per scarce resource, which moves
+all jobs of one bucket to another whenever two resources are scarce in turns.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Mapping
-from itertools import count
+from collections.abc import Iterable, Mapping
+from heapq import heapify, heappop, heappush
+from typing import NamedTuple
 
-from trun.errors import BadOption, InvariantError, UnknownName
+#: Sums of fractional amounts may be off by rounding; this much is forgiven.
+ROUNDING = 1e-9
 
-#: (-priority, number, ticket, uid)
-Place = tuple[float, int, int, str]
+
+class Needs(NamedTuple):
+    """What a job needs to start; jobs with equal needs wait in one heap."""
+
+    #: Sorted (resource, amount) pairs.
+    resources: tuple[tuple[str, float], ...] = ()
+    #: No needs, limits or isolation of its own: may be handed to an executor ahead of time.
+    plain: bool = True
+
+
+PLAIN = Needs()
+
+#: (-priority, number, uid): smaller starts first.
+_Entry = tuple[float, int, str]
 
 
 class Ledger:
-    """Counted resources: limits and what is in use. Amounts are never negative and never above the limit."""
+    """Who holds how much of each counted resource. Never hands out more than the limit."""
 
     def __init__(self, limits: Mapping[str, float]) -> None:
         self.limits = dict(limits)
-        self.used: dict[str, float] = dict.fromkeys(self.limits, 0.0)
+        self.used = dict.fromkeys(limits, 0.0)
         self._held: dict[str, dict[str, float]] = {}
+        self._holders = dict.fromkeys(limits, 0)
 
-    def check(self, wanted: Mapping[str, float]) -> None:
-        """Refuse what could never be given."""
-        for name, amount in wanted.items():
-            if name not in self.limits:
-                have = ", ".join(sorted(self.limits)) or "none"
-                raise UnknownName(f"there is no resource {name!r} (there is: {have}).", name=name, known=self.limits)
-            if amount > self.limits[name]:
-                raise BadOption(f"{amount:g} of resource {name!r} is more than the {self.limits[name]:g} there are.")
+    def free(self, resource: str) -> float:
+        """Return how much is free now; 0 for a name that the service does not have."""
+        return max(0.0, self.limits.get(resource, 0.0) - self.used.get(resource, 0.0))
 
-    def scarce(self, wanted: Mapping[str, float]) -> str:
-        """Return a resource of which too little is free now, or an empty string."""
-        for name, amount in wanted.items():
-            if self.used[name] + amount > self.limits[name] + 1e-9:
-                return name
-        return ""
+    def scarce(self, needs: Needs) -> str | None:
+        """Return the first resource of which too little is free, or None when all fits."""
+        for resource, amount in needs.resources:
+            if amount > self.free(resource) + ROUNDING:
+                return resource
+        return None
 
-    def free(self, name: str) -> float:
-        """Return how much of a resource is free."""
-        return self.limits.get(name, 0.0) - self.used.get(name, 0.0)
+    def take(self, uid: str, amounts: Mapping[str, float]) -> None:
+        """Give the job these amounts (a job found running again gets them even where they no longer fit)."""
+        if not amounts:
+            return
+        self._held[uid] = dict(amounts)
+        for resource, amount in amounts.items():
+            self.used[resource] = self.used.get(resource, 0.0) + amount
+            self._holders[resource] = self._holders.get(resource, 0) + 1
 
-    def take(self, uid: str, wanted: Mapping[str, float]) -> None:
-        """Give a job what it wants; it must be there."""
-        if uid in self._held:
-            raise InvariantError(f"{uid} holds resources already")
-        for name, amount in wanted.items():
-            self.used[name] += amount
-        self._held[uid] = dict(wanted)
-
-    def give_back(self, uid: str) -> list[str]:
-        """Take back all that a job holds; return the names."""
+    def give_back(self, uid: str) -> Iterable[str]:
+        """Take back all that the job still holds; return the names."""
         held = self._held.pop(uid, None)
-        if not held:
-            return []
-        for name, amount in held.items():
-            self.used[name] = max(0.0, self.used[name] - amount)
-        return list(held)
+        if held is None:
+            return ()
+        for resource, amount in held.items():
+            self._lower(resource, amount)
+            self._holders[resource] -= 1
+            if not self._holders[resource]:
+                self.used[resource] = 0.0
+        return held
 
-    def lower(self, uid: str, amounts: Mapping[str, float]) -> list[str]:
-        """A running job gives back a part; return the names of what became free."""
+    def lower(self, uid: str, amounts: Mapping[str, float]) -> dict[str, float]:
+        """Take back a part of what the job holds, at most that; return what was taken back."""
         held = self._held.get(uid, {})
-        freed = []
-        for name, amount in amounts.items():
-            given = min(max(0.0, amount), held.get(name, 0.0))
-            if given:
-                held[name] -= given
-                self.used[name] = max(0.0, self.used[name] - given)
-                freed.append(name)
-        return freed
+        given: dict[str, float] = {}
+        for resource, amount in amounts.items():
+            part = min(amount, held.get(resource, 0.0))
+            if part > 0:
+                held[resource] -= part
+                self._lower(resource, part)
+                given[resource] = part
+        return given
 
-    def holders(self, name: str) -> list[str]:
-        """Return the uids that hold some of a resource."""
-        return [uid for uid, held in self._held.items() if held.get(name)]
+    def held(self, uid: str) -> Mapping[str, float]:
+        """Return what the job holds."""
+        return self._held.get(uid, {})
+
+    def holders(self, resource: str) -> list[str]:
+        """Return the uids of the jobs that hold some of a resource."""
+        return [uid for uid, held in self._held.items() if held.get(resource)]
+
+    def _lower(self, resource: str, amount: float) -> None:
+        self.used[resource] = max(0.0, self.used[resource] - amount)
 
 
 class ReadyQueue:
-    """Jobs whose condition holds, in the order in which they shall start."""
+    """Jobs that may start as soon as there is room and their needs fit."""
 
     def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
-        self._plain: list[Place] = []
-        self._special: list[Place] = []
-        self._parked: dict[str, list[Place]] = {}
-        #: uid -> (ticket, resources wanted, plain)
-        self._in: dict[str, tuple[int, Mapping[str, float], bool]] = {}
-        self._tickets = count(1)
+        self._ledger = ledger
+        self._where: dict[str, tuple[_Entry, Needs]] = {}
+        self._heaps: dict[Needs, list[_Entry]] = {}
+        #: Heads of the heaps that may fit, among some that are none any more; ``_announced`` says which ones count.
+        self._heads: list[tuple[_Entry, Needs]] = []
+        self._announced: dict[Needs, _Entry] = {}
+        #: {scarce resource: needs parked under it}, and the other way round.
+        self._parked: dict[str, set[Needs]] = {}
+        self._scarce: dict[Needs, str] = {}
+        self._dead = 0
 
     def __len__(self) -> int:
-        return len(self._in)
+        return len(self._where)
 
-    def __contains__(self, uid: str) -> bool:
-        return uid in self._in
+    def __contains__(self, uid: object) -> bool:
+        return uid in self._where
 
-    def add(self, uid: str, number: int, *, priority: float, resources: Mapping[str, float], plain: bool) -> None:
-        """Put a job in; ``plain`` ones have no needs of their own and may be given out ahead."""
-        ticket = next(self._tickets)
-        self._in[uid] = (ticket, resources, plain)
-        heapq.heappush(self._plain if plain else self._special, (-priority, number, ticket, uid))
+    def push(self, uid: str, priority: float, number: int, needs: Needs = PLAIN) -> None:
+        """Add a job; ``number`` says who was seen first."""
+        entry = (-priority, number, uid)
+        self._where[uid] = (entry, needs)
+        heap = self._heaps.get(needs)
+        if heap is None:
+            heap = self._heaps[needs] = []
+        heappush(heap, entry)
+        if heap[0] is entry:
+            self._announce(needs)
 
-    def remove(self, uid: str) -> None:
-        """Take a job out, wherever it stands (its places are dropped when they are met)."""
-        self._in.pop(uid, None)
+    def discard(self, uid: str) -> None:
+        """Take a job out, if it is there."""
+        if self._where.pop(uid, None) is not None:
+            self._dead += 1
+            if self._dead > 64 and self._dead > len(self._where):
+                self._compact()
 
-    def take(self, *, plain_only: bool = False) -> str | None:
-        """Take out the next job that can start now, with its resources; None where there is none."""
-        while True:
-            plain = self._head(self._plain)
-            special = None if plain_only else self._head(self._special)
-            if special is None or (plain is not None and plain < special):
-                if plain is None:
-                    return None
-                heapq.heappop(self._plain)
-                del self._in[plain[3]]
-                return plain[3]
-            heapq.heappop(self._special)
-            uid = special[3]
-            wanted = self._in[uid][1]
-            scarce = self.ledger.scarce(wanted)
-            if scarce:
-                heapq.heappush(self._parked.setdefault(scarce, []), special)
-                # It was let in for another resource that it does not take now: the next in line for that one may.
-                self.wake([name for name in wanted if name != scarce])
+    def pop(self) -> str | None:
+        """Take out the first job that fits; None when none does. Its resources are for the caller to take."""
+        while self._heads:
+            entry, needs = heappop(self._heads)
+            if self._announced.get(needs) is not entry:
                 continue
-            del self._in[uid]
-            if wanted:
-                self.ledger.take(uid, wanted)
-            return uid
-
-    def wake(self, names: list[str]) -> None:
-        """Some of these resources were given back: the first parked under them stand in line again."""
-        for name in names:
-            parked = self._parked.get(name)
-            free = self.ledger.free(name)
-            while parked and free > 0:
-                place = heapq.heappop(parked)
-                known = self._in.get(place[3])
-                if known is None or known[0] != place[2]:
-                    continue
-                heapq.heappush(self._special, place)
-                free -= known[1].get(name, 0.0)
-            if not parked:
-                self._parked.pop(name, None)
-
-    def lacking(self, uid: str) -> str:
-        """Return the resource that a ready job lacks, or an empty string."""
-        known = self._in.get(uid)
-        return self.ledger.scarce(known[1]) if known is not None else ""
-
-    def before(self, uid: str, place: tuple[float, int]) -> int:
-        """Return how many jobs stand before a place (for explanations only: looks at all)."""
-        heads = (p for heap in (self._plain, self._special) for p in heap)
-        return sum(1 for p in heads if (p[0], p[1]) < place and self._in.get(p[3], (0,))[0] == p[2])
-
-    def waiting_for(self, name: str) -> int:
-        """Return how many jobs are parked under a resource."""
-        return sum(1 for p in self._parked.get(name, ()) if self._in.get(p[3], (0,))[0] == p[2])
-
-    def _head(self, heap: list[Place]) -> Place | None:
-        """Return the first place that still counts."""
-        known = self._in
-        while heap:
-            place = heap[0]
-            found = known.get(place[3])
-            if found is not None and found[0] == place[2]:
-                return place
-            heapq.heappop(heap)
+            del self._announced[needs]
+            if self._head(needs) is not entry:
+                self._announce(needs)
+                continue
+            scarce = self._ledger.scarce(needs) if needs.resources else None
+            if scarce is None:
+                return self._take(needs)
+            self._parked.setdefault(scarce, set()).add(needs)
+            self._scarce[needs] = scarce
         return None
+
+    def pop_plain(self) -> str | None:
+        """Take out the first job without needs, limits and isolation of its own."""
+        return self._take(PLAIN) if self._head(PLAIN) is not None else None
+
+    def released(self, resources: Iterable[str]) -> None:
+        """Look again at what was parked under these resources."""
+        for resource in resources:
+            for needs in self._parked.pop(resource, ()):
+                del self._scarce[needs]
+                self._announce(needs)
+
+    def position(self, uid: str) -> int:
+        """Return how many ready jobs come before this one, plus one. O(n): for people."""
+        mine = self._where[uid][0]
+        return 1 + sum(entry < mine for entry, _ in self._where.values())
+
+    def waiting(self) -> dict[str, int]:
+        """Return {resource: number of ready jobs that wait for it}. O(n): for people."""
+        counts: dict[str, int] = {}
+        for _, needs in self._where.values():
+            scarce = self._ledger.scarce(needs)
+            if scarce is not None:
+                counts[scarce] = counts.get(scarce, 0) + 1
+        return counts
+
+    def _head(self, needs: Needs) -> _Entry | None:
+        """Return the first entry of a heap that is still meant."""
+        heap = self._heaps.get(needs)
+        while heap:
+            entry = heap[0]
+            known = self._where.get(entry[2])
+            if known is not None and known[0] is entry:
+                return entry
+            heappop(heap)
+            self._dead -= 1
+        return None
+
+    def _announce(self, needs: Needs) -> None:
+        """Put the head of a heap forward, unless it is already or the heap is parked."""
+        first = self._head(needs)
+        if first is None or needs in self._scarce or self._announced.get(needs) is first:
+            return
+        self._announced[needs] = first
+        heappush(self._heads, (first, needs))
+        if len(self._heads) > 64 + 2 * len(self._announced):
+            self._heads = [(entry, other) for other, entry in self._announced.items()]
+            heapify(self._heads)
+
+    def _take(self, needs: Needs) -> str:
+        """Take out the head of a heap, which must be there, and put the next one forward."""
+        heap = self._heaps[needs]
+        uid = heappop(heap)[2]
+        del self._where[uid]
+        if heap:
+            self._announce(needs)
+        elif needs is not PLAIN:
+            del self._heaps[needs]
+            self._announced.pop(needs, None)
+        return uid
+
+    def _compact(self) -> None:
+        """Forget entries that were taken out, so that memory follows the jobs that are there."""
+        self._heaps = {}
+        for entry, needs in self._where.values():
+            self._heaps.setdefault(needs, []).append(entry)
+        self._heads, self._announced = [], {}
+        for needs, heap in self._heaps.items():
+            heapify(heap)
+            self._announce(needs)
+        self._dead = 0

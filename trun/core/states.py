@@ -1,105 +1,166 @@
-"""The states of a job and every way from one to another, as one table.
+"""Which state follows which: the one table of job states.
 
-``TRANSITIONS[state, cause]`` is the next state. The machine moves a job only through ``following``; what is not in
-the table is refused and leaves the job as it was. ``python -m trun.core.states`` prints the table as a Mermaid
-diagram, from which the documentation is made.
+``TRANSITIONS`` says, for a state and a cause, what the next state is; whatever is not listed is refused and leaves the
+job as it was. The diagram in ``docs/job_states.md`` is drawn from this table by ``python -m trun.core.states``.
 
-Rule: a new way to move is a new line here first.
+It does not say what else must happen with a change of state: that is ``core.flow``. Rule: a new way through a job's
+life is a new row here first.
 """
 
 from __future__ import annotations
 
-import enum
+from typing import Literal
 
-from trun.core.record import JobState
+from trun.core.record import FINAL_STATES, JobState
 from trun.errors import InvariantError
 
+Cause = Literal[
+    "wait",
+    "hold",
+    "release",
+    "fire",
+    "lapse",
+    "due",
+    "start",
+    "complete",
+    "fail",
+    "abort",
+    "retry later",
+    "retry now",
+    "returned",
+    "missing",
+    "adopted",
+    "requeue",
+    "poison",
+    "cancel",
+    "never: cancel",
+    "never: hold",
+    "never: skip",
+    "never: run",
+    "rerun",
+]
 
-class Cause(str, enum.Enum):
-    """Why a job moves."""
+#: What each cause means, for the page.
+MEANING: dict[Cause, str] = {
+    "wait": "its condition is undecided, or a retry is due later",
+    "hold": "somebody holds it, or it was submitted so",
+    "release": "it is no longer held",
+    "fire": "its condition holds (or there is none)",
+    "lapse": "a condition that held for the moment holds no more",
+    "due": "the delay before its retry is over",
+    "start": "an executor takes it",
+    "complete": "it returned; for a race: its winner did",
+    "fail": "it ended badly and has no retry left; for a race: the winner or all choices failed",
+    "abort": "it was stopped on purpose after it had started",
+    "retry later": "an attempt ended badly; the next follows after a delay",
+    "retry now": "an attempt ended badly; the next follows at once",
+    "returned": "the executor gave it back before it began; the attempt does not count",
+    "missing": "nobody can say what became of it",
+    "adopted": "it was found running",
+    "requeue": "it was lost and starts again under a new epoch",
+    "poison": "three workers died under it",
+    "cancel": "it was cancelled before it started",
+    "never: cancel": "its condition can no longer hold, policy cancel",
+    "never: hold": "its condition can no longer hold, policy hold",
+    "never: skip": "its condition can no longer hold, policy skip",
+    "never: run": "its condition can no longer hold, policy run",
+    "rerun": "a new run of the ended job begins",
+}
 
-    ACCEPTED_WAITING = "accepted, its condition does not hold yet"
-    ACCEPTED_READY = "accepted, nothing to wait for"
-    ACCEPTED_HELD = "accepted to be held"
-    FIRED = "its condition holds"
-    LAPSED = "its condition holds no longer"
-    STARTED = "given to a worker"
-    COMPLETED = "returned"
-    FAILED = "ended badly, no retry left"
-    AGAIN_LATER = "ended badly, another attempt after a delay"
-    AGAIN = "another attempt at once"
-    RETURNED = "given back by the executor, never begun"
-    STOPPED = "stopped on purpose while running"
-    MISSING = "nobody can say what became of it"
-    FOUND = "found running again"
-    CANCELLED = "cancelled before it started"
-    SKIPPED = "its condition can never hold: skip"
-    NEVER_HELD = "its condition can never hold: hold"
-    HELD = "held by somebody"
-    RELEASED_WAITING = "released, its condition does not hold yet"
-    RELEASED_READY = "released, ready"
-    RETRIED = "a new run was asked for"
-    DUE = "the delay before the next attempt is over"
-
-
-_S, _C = JobState, Cause
+NEW, HELD, WAITING, QUEUED, RUNNING, LOST = (
+    JobState.NEW,
+    JobState.HELD,
+    JobState.WAITING,
+    JobState.QUEUED,
+    JobState.RUNNING,
+    JobState.LOST,
+)
+COMPLETED, FAILED, ABORTED, CANCELLED, SKIPPED = (
+    JobState.COMPLETED,
+    JobState.FAILED,
+    JobState.ABORTED,
+    JobState.CANCELLED,
+    JobState.SKIPPED,
+)
 
 TRANSITIONS: dict[tuple[JobState, Cause], JobState] = {
-    (_S.NEW, _C.ACCEPTED_WAITING): _S.WAITING,
-    (_S.NEW, _C.ACCEPTED_READY): _S.QUEUED,
-    (_S.NEW, _C.ACCEPTED_HELD): _S.HELD,
-    (_S.WAITING, _C.FIRED): _S.QUEUED,
-    (_S.WAITING, _C.DUE): _S.QUEUED,
-    (_S.WAITING, _C.COMPLETED): _S.COMPLETED,
-    (_S.WAITING, _C.FAILED): _S.FAILED,
-    (_S.WAITING, _C.CANCELLED): _S.CANCELLED,
-    (_S.WAITING, _C.SKIPPED): _S.SKIPPED,
-    (_S.WAITING, _C.NEVER_HELD): _S.HELD,
-    (_S.WAITING, _C.HELD): _S.HELD,
-    (_S.HELD, _C.RELEASED_WAITING): _S.WAITING,
-    (_S.HELD, _C.RELEASED_READY): _S.QUEUED,
-    (_S.HELD, _C.CANCELLED): _S.CANCELLED,
-    (_S.HELD, _C.SKIPPED): _S.SKIPPED,
-    (_S.QUEUED, _C.LAPSED): _S.WAITING,
-    (_S.QUEUED, _C.HELD): _S.HELD,
-    (_S.QUEUED, _C.CANCELLED): _S.CANCELLED,
-    (_S.QUEUED, _C.SKIPPED): _S.SKIPPED,
-    (_S.QUEUED, _C.NEVER_HELD): _S.HELD,
-    (_S.QUEUED, _C.STARTED): _S.RUNNING,
-    (_S.RUNNING, _C.COMPLETED): _S.COMPLETED,
-    (_S.RUNNING, _C.FAILED): _S.FAILED,
-    (_S.RUNNING, _C.STOPPED): _S.ABORTED,
-    (_S.RUNNING, _C.AGAIN_LATER): _S.WAITING,
-    (_S.RUNNING, _C.AGAIN): _S.QUEUED,
-    (_S.RUNNING, _C.RETURNED): _S.QUEUED,
-    (_S.RUNNING, _C.MISSING): _S.LOST,
-    (_S.LOST, _C.FOUND): _S.RUNNING,
-    (_S.LOST, _C.AGAIN): _S.QUEUED,
-    (_S.LOST, _C.COMPLETED): _S.COMPLETED,
-    (_S.LOST, _C.FAILED): _S.FAILED,
-    (_S.LOST, _C.STOPPED): _S.ABORTED,
-    (_S.COMPLETED, _C.RETRIED): _S.NEW,
-    (_S.FAILED, _C.RETRIED): _S.NEW,
-    (_S.ABORTED, _C.RETRIED): _S.NEW,
-    (_S.CANCELLED, _C.RETRIED): _S.NEW,
-    (_S.SKIPPED, _C.RETRIED): _S.NEW,
+    (NEW, "wait"): WAITING,
+    (NEW, "hold"): HELD,
+    (NEW, "fire"): QUEUED,
+    (NEW, "never: cancel"): CANCELLED,
+    (NEW, "never: hold"): HELD,
+    (NEW, "never: skip"): SKIPPED,
+    (NEW, "never: run"): QUEUED,
+    (HELD, "release"): NEW,
+    (HELD, "cancel"): CANCELLED,
+    (HELD, "abort"): ABORTED,
+    (HELD, "never: cancel"): CANCELLED,
+    (HELD, "never: hold"): HELD,
+    (HELD, "never: skip"): SKIPPED,
+    (WAITING, "fire"): QUEUED,
+    (WAITING, "due"): QUEUED,
+    (WAITING, "hold"): HELD,
+    (WAITING, "cancel"): CANCELLED,
+    (WAITING, "abort"): ABORTED,
+    (WAITING, "never: cancel"): CANCELLED,
+    (WAITING, "never: hold"): HELD,
+    (WAITING, "never: skip"): SKIPPED,
+    (WAITING, "never: run"): QUEUED,
+    (WAITING, "complete"): COMPLETED,
+    (WAITING, "fail"): FAILED,
+    (QUEUED, "start"): RUNNING,
+    (QUEUED, "lapse"): WAITING,
+    (QUEUED, "hold"): HELD,
+    (QUEUED, "cancel"): CANCELLED,
+    (QUEUED, "abort"): ABORTED,
+    (QUEUED, "never: cancel"): CANCELLED,
+    (QUEUED, "never: hold"): HELD,
+    (QUEUED, "never: skip"): SKIPPED,
+    (RUNNING, "complete"): COMPLETED,
+    (RUNNING, "fail"): FAILED,
+    (RUNNING, "abort"): ABORTED,
+    (RUNNING, "poison"): FAILED,
+    (RUNNING, "retry later"): WAITING,
+    (RUNNING, "retry now"): QUEUED,
+    (RUNNING, "returned"): QUEUED,
+    (RUNNING, "missing"): LOST,
+    (LOST, "adopted"): RUNNING,
+    (LOST, "requeue"): QUEUED,
+    (LOST, "abort"): ABORTED,
+    (LOST, "poison"): FAILED,
+    (COMPLETED, "rerun"): NEW,
+    (FAILED, "rerun"): NEW,
+    (ABORTED, "rerun"): NEW,
+    (CANCELLED, "rerun"): NEW,
+    (SKIPPED, "rerun"): NEW,
 }
 
 
-def following(state: JobState, cause: Cause) -> JobState:
-    """Return the state that follows; an unlisted way is refused."""
-    found = TRANSITIONS.get((state, cause))
-    if found is None:
-        raise InvariantError(f"a job in state {state.value} cannot move because: {cause.value}")
-    return found
+def next_state(state: JobState, cause: Cause) -> JobState:
+    """Return the state that follows; an unlisted transition is an ``InvariantError``."""
+    try:
+        return TRANSITIONS[state, cause]
+    except KeyError:
+        raise InvariantError(f"a job that is {state.value} cannot be changed by {cause!r}.") from None
 
 
-def mermaid() -> str:
+def diagram() -> str:
     """Return the table as a Mermaid state diagram."""
-    lines = ["stateDiagram-v2", "    [*] --> NEW"]
-    lines += [f"    {a.name} --> {b.name}: {cause.value}" for (a, cause), b in TRANSITIONS.items()]
+    causes: dict[tuple[JobState, JobState], list[str]] = {}
+    for (state, cause), following in TRANSITIONS.items():
+        causes.setdefault((state, following), []).append(cause)
+    lines = ["stateDiagram-v2", "    [*] --> new"]
+    for (state, following), names in causes.items():
+        lines.append(f"    {state.value} --> {following.value}: {', '.join(names).replace(':', '')}")
+    lines += [f"    {state.value} --> [*]" for state in JobState if state in FINAL_STATES]
     return "\n".join(lines)
 
 
+def page() -> str:
+    """Return the diagram and the meaning of its words as Markdown."""
+    rows = [f"| {cause} | {meaning} |" for cause, meaning in MEANING.items()]
+    return "\n".join(["```mermaid", diagram(), "```", "", "| cause | meaning |", "|---|---|", *rows])
+
+
 if __name__ == "__main__":
-    print(mermaid())
+    print(page())
