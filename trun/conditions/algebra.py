@@ -231,7 +231,8 @@ class _Chain(Gate):
             stack = list(reversed(self._of))
             while stack:
                 node = stack.pop()
-                if type(node) is kind:
+                # An empty Or is NEVER, which is more than CANCELLED: it may not vanish.
+                if type(node) is kind and (node._of or kind is And):
                     stack.extend(reversed(node._of))
                 else:
                     flat.append(node)
