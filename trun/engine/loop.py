@@ -396,15 +396,15 @@ class Engine:
             uids = tuple(spec.uid for spec in message.specs)
             self._send(peer, [Refuse(uids=uids, error=describe(self.full))])
             return
-        listen = self.streams.listen
-        if peer:
-            for spec in message.specs:
-                listen(peer, spec.uid, 1)
-            for group in message.groups:
-                listen(peer, group.uid, 1)
+        orders = self.machine.handle(message, now)
+        self._gather(orders)
+        if any(type(order) is effects.RefuseJobs for order in orders):
+            return
         for group in message.groups:
             self._batch.groups.append((group.uid, encode(group)))
-        self._gather(self.machine.handle(message, now))
+        if peer:
+            for made in (*message.specs, *message.groups):
+                self.streams.listen(peer, made.uid, 1)
 
     def _relay(self, peer: bytes, message: Relay, now: float) -> None:
         for entry in message.entries:
