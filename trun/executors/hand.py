@@ -21,10 +21,12 @@ from trun.executors.protocol import (
     current_log_name,
     encode,
     frame_number,
+    log_name,
     number_frame,
     pair,
     report_reader,
     spill,
+    tail_of,
 )
 from trun.messages import Ended
 from trun.ports import Order
@@ -96,7 +98,8 @@ class Hand:
         self.stop: Stop | None = None
         #: The report of an attempt whose remains are still being killed.
         self.held: Ended | None = None
-        self.memory_at = 0.0
+        #: Monotonic time of the last look at its memory.
+        self.weighed_at = 0.0
         self.peak = 0
         self.base_rss = 0
 
@@ -218,6 +221,25 @@ class Hand:
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             except ProcessLookupError:
                 pass
+
+    def keep_log(self, order: Order) -> None:
+        """Give what a dead worker's attempt printed its lasting name."""
+        try:
+            if self.log.stat().st_size:
+                self.log.rename(self.log.with_name(log_name(order.uid, order.run, order.attempt)))
+        except OSError:
+            pass
+
+    def tail(self, order: Order) -> str:
+        """Return the last lines that an attempt printed, whichever name the file has by now."""
+        return tail_of(self.log.with_name(log_name(order.uid, order.run, order.attempt))) or tail_of(self.log)
+
+    def drop_log(self) -> None:
+        """Remove the file into which it printed, if it still has the worker's own name."""
+        try:
+            self.log.unlink()
+        except OSError:
+            pass
 
     def go(self) -> None:
         """Let the worker end when it has done what it was given."""

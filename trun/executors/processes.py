@@ -11,33 +11,29 @@ here knows conditions, states or retries; every order ends in exactly one ``Ende
 
 from __future__ import annotations
 
-import heapq
 import logging
 import os
 import shutil
 import signal
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from trun.executors import endings, processtree, zygote
+from trun.executors import endings, limits, processtree, zygote
 from trun.executors.context import scratch_path
 from trun.executors.crew import Crew
 from trun.executors.hand import Hand, Sent, Stop
-from trun.executors.protocol import Interrupt, Leaving, Ready, Tell, log_name
-from trun.executors.worker import tail_of
+from trun.executors.limits import LONG_S, SHORT_S
+from trun.executors.openings import Openings, is_plain
+from trun.executors.protocol import Interrupt, Leaving, Ready, Tell, log_name, tail_of
 from trun.messages import Aborted, AnyReport, Emitted, Ended, Failed, Missing, ResourcesLowered, Returned
 from trun.ports import Order, Room
 
 _log = logging.getLogger(__name__)
 
-#: Seconds: jobs are short below the first (several wait in one worker), long above the second (those behind are taken
-#: back).
-SHORT_S, LONG_S = 0.002, 0.02
 #: Weight of the newest job in the running mean of durations.
 _WEIGHT = 1 / 8
-_MEMORY_POLL_S = 0.12
 #: Workers that end before they are ready, in a row, after which orders fail instead of waiting for the next.
 _FALSE_STARTS = 3
 
@@ -125,7 +121,7 @@ class Processes:
 
     def submit(self, orders: Sequence[Order]) -> None:
         """Take these attempts; each goes to a worker at once if there is one."""
-        free = _Free(self._crew.hands.values(), self._workers, self._present_depth())
+        free = Openings(self._crew.hands.values(), self._workers, self._present_depth())
         for order in orders:
             key = (order.uid, order.epoch)
             if key in self._where:
@@ -219,7 +215,7 @@ class Processes:
         """Return when ``poll`` wants to be called at the latest, on the engine's clock."""
         if self._out:
             return self._offset + time.monotonic()
-        found = [at for at in map(self._deadline, self._crew.hands.values()) if at is not None]
+        found = [at for at in map(limits.due, self._crew.hands.values()) if at is not None]
         if self._crew.nursery is not None and self._crew.nursery.is_full:
             found.append(time.monotonic() + SHORT_S)
         return self._offset + min(found) if found else None
@@ -244,22 +240,22 @@ class Processes:
         hands = self._crew.close()
         for hand in hands:
             if hand.queue:
-                self._keep_log(hand, hand.queue[0].order)
-            hand.log.unlink(missing_ok=True)
+                hand.keep_log(hand.queue[0].order)
+            hand.drop_log()
             for sent in hand.queue:
                 self._clean_up(sent)
         shutil.rmtree(self._folder / "spill", ignore_errors=True)
 
     # -- giving orders ------------------------------------------------------------------------------------------------
 
-    def _place(self, sent: Sent, free: _Free) -> bool:
+    def _place(self, sent: Sent, free: Openings) -> bool:
         """Give an order to a free worker, a new one, or (if it is short and plain) one that is nearly done."""
         fresh = sent.order.spec.isolation == "fresh"
         if free.slots > 0:
             hand = free.best(fresh) or self._crew.hire()
             free.slots -= 1
             hand.closing = fresh
-        elif _is_plain(sent.order):
+        elif is_plain(sent.order):
             shortest = free.shortest()
             if shortest is None:
                 return False
@@ -277,14 +273,14 @@ class Processes:
 
     def _begin(self, hand: Hand, sent: Sent, mono: float) -> None:
         hand.began = mono if hand.ready else 0.0
-        hand.memory_at = mono + _MEMORY_POLL_S
+        hand.weighed_at = mono
         hand.peak = 0
         for frame in sent.texts:
             hand.tell(frame)
         sent.texts.clear()
 
     def _work_off(self) -> None:
-        free = _Free(self._crew.hands.values(), self._workers, self._present_depth())
+        free = Openings(self._crew.hands.values(), self._workers, self._present_depth())
         while self._backlog and self._place(self._backlog[0], free):
             self._backlog.popleft()
 
@@ -355,7 +351,7 @@ class Processes:
 
     def _stopped(self, hand: Hand, order: Order, mono: float) -> Aborted | Failed:
         """Return the outcome of an attempt that was interrupted or killed by us (or by SIGTERM from outside)."""
-        seconds, tail = mono - hand.began if hand.began else 0.0, self._tail(hand, order)
+        seconds, tail = mono - hand.began if hand.began else 0.0, hand.tail(order)
         stop = hand.stop
         if stop is None:
             return endings.terminated(order, seconds, hand.peak, tail)
@@ -386,7 +382,6 @@ class Processes:
         """A worker is dead, and everything that it left."""
         self._hear(hand)
         if not hand.ready:
-            self._keep_log(hand, None)
             self._never_began(hand, f"it ended with status {status}; {tail_of(hand.log)}")
         self._give_back(hand.take_back())
         if hand.held is not None:
@@ -394,16 +389,16 @@ class Processes:
         elif hand.queue:
             sent = hand.queue.popleft()
             order, mono = sent.order, time.monotonic()
-            self._keep_log(hand, order)
+            hand.keep_log(order)
             hand.peak = max(hand.peak, peak)
             outcome: Aborted | Failed
             if hand.stop is not None:
                 outcome = self._stopped(hand, order, mono)
             else:
-                outcome = endings.died(order, status, mono - hand.began, hand.peak, self._tail(hand, order))
+                outcome = endings.died(order, status, mono - hand.began, hand.peak, hand.tail(order))
             self._finish(Ended(uid=order.uid, epoch=order.epoch, outcome=outcome))
             self._clean_up(sent)
-        hand.log.unlink(missing_ok=True)
+        hand.drop_log()
         self._crew.remove(hand)
 
     def _never_began(self, hand: Hand, reason: str) -> None:
@@ -434,22 +429,11 @@ class Processes:
                 self._finish(hand.held)
             elif hand.queue:
                 sent = hand.queue.popleft()
-                self._keep_log(hand, sent.order)
+                hand.keep_log(sent.order)
                 self._clean_up(sent)
                 if self._where.pop(sent.key, None) is not None:
                     self._out.append(Missing(uid=sent.order.uid, epoch=sent.order.epoch, reason=reason))
             self._crew.remove(hand)
-
-    def _keep_log(self, hand: Hand, order: Order | None) -> None:
-        """Give what an attempt printed its lasting name, where its worker could not do it."""
-        try:
-            if order is not None and hand.log.stat().st_size:
-                hand.log.rename(self._logs / log_name(order.uid, order.run, order.attempt))
-        except OSError:
-            pass
-
-    def _tail(self, hand: Hand, order: Order) -> str:
-        return tail_of(self._logs / log_name(order.uid, order.run, order.attempt)) or tail_of(hand.log)
 
     def _clean_up(self, sent: Sent) -> None:
         """Remove what an attempt left in our folders that its worker would have removed."""
@@ -479,22 +463,6 @@ class Processes:
         if self._crew.nursery is not None:
             self._crew.nursery.signal(hand, signal.SIGTERM, group=group)
 
-    def _deadline(self, hand: Hand) -> float | None:
-        """Return the monotonic time at which the worker is to be looked at again."""
-        if hand.stop is not None:
-            return None if hand.stop.killed else hand.stop.kill_at
-        if hand.untold or hand.unsent:
-            return time.monotonic() + SHORT_S
-        if not hand.queue or not hand.ready:
-            return None
-        spec = hand.queue[0].order.spec
-        found = [hand.began + LONG_S] if len(hand.queue) > 1 else []
-        if spec.timeout is not None:
-            found.append(hand.began + spec.timeout)
-        if spec.memory is not None:
-            found.append(hand.memory_at)
-        return min(found, default=None)
-
     def _look(self, mono: float) -> None:
         """See to limits and to orders that wait behind a long one."""
         known: dict[int, int] | None = None
@@ -507,68 +475,9 @@ class Processes:
                 hand.flush()
             if not hand.queue or not hand.ready:
                 continue
-            spec = hand.queue[0].order.spec
-            age = mono - hand.began
-            if spec.timeout is not None and age >= spec.timeout:
-                self._stop(hand, Stop("timeout", "", mono + self._grace))
-            elif spec.memory is not None and mono >= hand.memory_at:
-                known = processtree.parents() if known is None else known
-                self._weigh(hand, spec.memory, known, mono)
-            elif age >= LONG_S and len(hand.queue) > 1:
+            stop, known = limits.exceeded(hand, mono, known, self._grace)
+            if stop is not None:
+                self._stop(hand, stop)
+            elif len(hand.queue) > 1 and mono - hand.began >= LONG_S:
                 self._mean = max(self._mean or 0.0, LONG_S)
                 self._give_back(hand.take_back())
-
-    def _weigh(self, hand: Hand, limit: int, known: dict[int, int], mono: float) -> None:
-        """Kill an attempt whose processes hold more memory than they may."""
-        hand.memory_at = mono + _MEMORY_POLL_S
-        held = processtree.tree_bytes(hand.pid, known, limit)
-        hand.peak = max(hand.peak, held)
-        if held > limit:
-            stop = Stop("memory", "", mono)
-            stop.peak = held
-            self._stop(hand, stop)
-
-
-class _Free:
-    """Where orders could go, looked up once for a batch of them."""
-
-    def __init__(self, hands: Iterable[Hand], workers: int, depth: int) -> None:
-        hands = list(hands)
-        self.slots = workers - sum(hand.is_busy for hand in hands)
-        self._idle = [hand for hand in hands if hand.is_free and not hand.suspended] if self.slots > 0 else []
-        # The one that is up and has its modules loaded comes last and is taken first.
-        self._idle.sort(key=lambda hand: (hand.ready, hand.done))
-        self._hands = hands
-        self._depth = depth
-        self._heap: list[tuple[int, int, Hand]] | None = None
-
-    def best(self, fresh: bool) -> Hand | None:
-        """Return an idle worker; where it has to be fresh, one that has run nothing yet."""
-        if not fresh:
-            return self._idle.pop() if self._idle else None
-        for hand in self._idle:
-            if not hand.done:
-                self._idle.remove(hand)
-                return hand
-        return None
-
-    def shortest(self) -> Hand | None:
-        """Return the busy worker with the fewest orders, if another short one may wait there."""
-        if self._heap is None:
-            able = [hand for hand in self._hands if hand.is_busy and hand.may_queue]
-            self._heap = [(len(hand.queue), hand.number, hand) for hand in able if len(hand.queue) < self._depth]
-            heapq.heapify(self._heap)
-        if not self._heap:
-            return None
-        length, number, hand = self._heap[0]
-        if length + 1 < self._depth:
-            heapq.heapreplace(self._heap, (length + 1, number, hand))
-        else:
-            heapq.heappop(self._heap)
-        return hand
-
-
-def _is_plain(order: Order) -> bool:
-    """Whether an order may wait behind others: it has no resources, limits or isolation of its own."""
-    spec = order.spec
-    return not spec.resources and spec.timeout is None and spec.memory is None and spec.isolation == "worker"

@@ -26,6 +26,7 @@ from trun.messages import Emitted, Ended, Payload, ResourcesLowered
 #: A frame above this size (bytes) goes into a file, because a datagram has to fit into the socket's buffer whole.
 INLINE_BYTES = 64 * 1024
 NUMBER_BYTES = 8
+_TAIL_LINES, _TAIL_BYTES = 30, 8192
 
 
 class Frame(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=True):
@@ -195,3 +196,15 @@ def log_name(uid: str, run: int, attempt: int) -> str:
 def current_log_name(worker: str) -> str:
     """Return the name of the file with what a worker's running attempt prints."""
     return f"worker-{worker}.current"
+
+
+def tail_of(path: str | os.PathLike[str]) -> str:
+    """Return the last lines of a file, or nothing."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-_TAIL_LINES:])

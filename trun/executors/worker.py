@@ -39,13 +39,13 @@ from trun.executors.protocol import (
     log_name,
     order_reader,
     spill,
+    tail_of,
     text_reader,
 )
 from trun.messages import Emitted, ResourcesLowered
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _IOLBF = 1
-_TAIL_LINES, _TAIL_BYTES = 30, 8192
 #: Exit code of a worker that ended by itself and left nothing behind.
 CLEAN = 113
 
@@ -218,18 +218,6 @@ class Worker:
         """Return the last lines that the running attempt has printed."""
         self._flush()
         return tail_of(self._log)
-
-
-def tail_of(path: str | os.PathLike[str]) -> str:
-    """Return the last lines of a file, or nothing."""
-    try:
-        with open(path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _TAIL_BYTES))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return ""
-    return "\n".join(text.splitlines()[-_TAIL_LINES:])
 
 
 def _streams() -> tuple[Any, Any]:
