@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trun.cli import VERBS
-from trun.cli.arguments import Parser
 from trun.cli.text import line
 from trun.errors import TrunError, UnknownName
 
@@ -91,6 +90,8 @@ PATIENCE_S = 0.04
 
 def completion(words: Sequence[str]) -> int:
     """Print a completion script."""
+    from trun.cli.arguments import Parser
+
     parser = Parser("completion", "Print a completion script; in each new shell:\n" + "\n".join(INSTALL.values()))
     parser.add_argument("shell", metavar="bash|zsh|fish")
     shell = parser.parse_args(words).shell
