@@ -1,4 +1,4 @@
-"""The ways through a job's life: enter, fire, start, end, retry, cancel, hold, release.
+"""The ways through a job's life: enter, fire, lapse, drop, start, fail, end, cancel.
 
 Each method takes a job along one or more rows of the table in ``states`` and does all that belongs to it: entries,
 ready queue, ledger, groups, registrations. Consequences for other jobs go through ``book.news`` and ``spread``, one
@@ -25,7 +25,7 @@ from trun.core.retrying import delay_s, has_retry, is_poison
 from trun.core.states import Cause
 from trun.core.timers import Timers
 from trun.core.waits import Waits
-from trun.core.wants import condition_of, held_amounts, is_expired, needs_of
+from trun.core.wants import held_amounts, is_expired, needs_of
 from trun.core.words import outcome_words
 from trun.messages import (
     Aborted,
@@ -40,7 +40,6 @@ from trun.messages import (
     Lost,
     Notified,
     Queued,
-    Retried,
     Said,
     Skipped,
     Started,
@@ -92,16 +91,17 @@ class Flow:
                 life.fired = int(TRUE)
             return
         if record.spec.kind == "first":
-            self._wait(record)
+            self.wait(record)
             self.decide(self.waits.register(record, condition))
             return
         decisions = self.waits.register(record, condition)
         if decisions:
             self.decide(decisions)
         elif not hold:
-            self._wait(record)
+            self.wait(record)
 
-    def _wait(self, record: JobRecord, reason: str = "") -> None:
+    def wait(self, record: JobRecord, reason: str = "") -> None:
+        """Let a job wait for its condition, which is registered or will be at once."""
         self.book.move(record, "wait")
         self.book.publish(record, Waiting(reason=reason))
 
@@ -392,60 +392,6 @@ class Flow:
         else:
             self.end(record, "cancel", Cancelled(reason=reason, kind=kind, root=root))
 
-    def hold(self, record: JobRecord) -> None:
-        """Do not start a job until it is released; its condition goes on being watched."""
-        self.queue.discard(record.spec.uid)
-        self.book.move(record, "hold")
-        record.life.reason = "held by the user"
-        self.book.publish(record, Held(reason=record.life.reason))
-
-    def release(self, record: JobRecord) -> None:
-        """Let a held job go on; where its condition is dead, whoever releases it overrules that."""
-        life, uid, book = record.life, record.spec.uid, self.book
-        life.reason, life.root, life.kind = "", "", "" if life.kind == "never" else life.kind
-        book.move(record, "release")
-        if life.until > book.now:
-            book.move(record, "wait")
-            book.publish(record, Waiting(reason="its next attempt is due later", until=life.until))
-            self.timers.add(life.until, uid)
-        elif life.fired:
-            self.ready(record, "fire", Value(life.fired), life.witness)
-        elif uid in self.resolver:
-            self._wait(record)
-        else:
-            condition = condition_of(record.spec)
-            decisions = [] if condition is None else self.waits.register(record, condition)
-            if uid in self.resolver and not decisions:
-                self._wait(record)
-            elif condition is None or type(decisions[0]) is Drop:
-                self.ready(record, "fire", TRUE)
-            else:
-                self.decide(decisions)
-
-    def rerun(self, records: Iterable[JobRecord]) -> None:
-        """Begin a new run of ended jobs, which may wait for one another."""
-        book = self.book
-        again = list(records)
-        for record in again:
-            life, spec = record.life, record.spec
-            if spec.group:
-                self.groups[spec.group].count(spec.uid, life.state, -1)
-                self.groups[spec.group].retell()
-            book.move(record, "rerun")
-            life.run += 1
-            life.run_seq = life.seq + 1
-            reset_run(record)
-            book.opened(record)
-            book.publish(record, Retried(run=life.run))
-        for record in again:
-            self.decide(self.resolver.reset(record.spec.uid, record.life.run))
-            if record.spec.group:
-                self.decide(self.resolver.reset(record.spec.group, record.life.run))
-        for group in dict.fromkeys(record.spec.group for record in again if record.spec.group):
-            self.count(group)
-        for record in again:
-            self.enter(record, condition_of(record.spec))
-
     # -- races
 
     def _won(self, race: JobRecord, fire: Fire) -> None:
@@ -490,13 +436,3 @@ class Flow:
     def _name(self, uid: str) -> str:
         record = self.book.records.get(uid)
         return uid if record is None else record.id
-
-
-def reset_run(record: JobRecord) -> None:
-    """Forget what belongs to the run that is over."""
-    life = record.life
-    life.attempt = life.failures = life.emitted = life.heard = life.final_seq = life.fired = 0
-    life.started = life.ended = life.until = life.progress = life.reached = 0.0
-    life.values, life.lowered, life.witness = {}, {}, ()
-    life.kind = life.reason = life.root = life.winner = life.note = life.stopping = ""
-    life.error = None

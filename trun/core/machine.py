@@ -2,8 +2,8 @@
 
 ``handle`` takes one message and the time and returns the effects that follow, in order; ``dispatch`` gives ready jobs
 to an executor that has room. The machine performs nothing: the engine saves, publishes, starts and stops what the
-effects say. Here stands who may ask for what; what a change of state brings with it is in ``flow``, whether a
-submission is accepted in ``admit``, what is known of atoms in ``known``, the answers to "why" in ``why``.
+effects say. Here reports and submissions come in; the orders of people are in ``orders``, news from outside in
+``outside``, what a change of state brings with it in ``flow``, what is known of atoms in ``known``.
 
 Reports of an older epoch are fenced: counted and ignored. What is refused leaves no trace; requests that cannot be
 carried out raise a ``UsageError``, and nothing has changed.
@@ -13,65 +13,50 @@ Rule: no clock, no lock, no I/O; and no state is set except by ``flow`` through 
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from trun.conditions.algebra import Leaf
-from trun.conditions.atoms import WorldAtom
 from trun.conditions.explain import Explanation
-from trun.conditions.value import CANCELLED, TRUE, Value
+from trun.conditions.value import Value
 from trun.core import picture, why
 from trun.core.admit import Door
 from trun.core.book import Book
 from trun.core.flow import Flow
 from trun.core.groups import Groups
 from trun.core.known import Known
+from trun.core.orders import Orders
+from trun.core.outside import Outside
 from trun.core.ready import Ledger
-from trun.core.record import Deliver, Effect, JobRecord, JobState, Life, RefuseJobs, Turn
+from trun.core.record import Effect, JobRecord, JobState, Life, RefuseJobs, Turn
 from trun.core.restart import resume
 from trun.core.waits import Waits
 from trun.core.wants import held_amounts
-from trun.errors import TrunError, UnknownName, UsageError
+from trun.errors import TrunError, UsageError
 from trun.messages import (
     Aborted,
     Adopted,
-    AtomMoved,
-    Cancel,
     Completed,
     Emitted,
     Ended,
     ErrorInfo,
     GroupSpec,
-    Hold,
     Improved,
     JobSpec,
     Message,
     Missing,
-    OwnerLeft,
     Progress,
-    Relay,
-    Release,
-    Released,
-    Replayed,
     ResourcesLowered,
     Resume,
-    Retried,
-    Retry,
     Returned,
     Said,
-    SetAtom,
     Submit,
     Submitted,
     Suspend,
-    Tell,
     Tick,
-    Told,
 )
 from trun.ports import Room
-
-#: Tokens of messages to jobs that are remembered, so that one that was sent twice arrives once.
-TOKENS = 1000
 
 
 class Machine:
@@ -104,8 +89,7 @@ class Machine:
             resolver=self.resolver,
             service_key=service_key,
         )
-        self._tokens: deque[tuple[str, str]] = deque(maxlen=TOKENS)
-        self._free_values: dict[str, Value] = {}
+        self._outside = Outside(self.flow)
         self._handlers: dict[type[Message], Callable[[Any], None]] = {
             Submit: self._submit,
             Ended: self._ended,
@@ -116,17 +100,9 @@ class Machine:
             ResourcesLowered: self._lowered,
             Suspend: self._suspend,
             Resume: self._resume,
-            Cancel: self._cancel,
-            Hold: self._hold,
-            Release: self._release,
-            Retry: self._retry,
-            Tell: self._tell,
-            SetAtom: self._set_atom,
-            AtomMoved: self._atom_moved,
-            Relay: self._relay,
-            Replayed: self._replayed,
-            OwnerLeft: self._owner_left,
             Tick: self._tick,
+            **Orders(self.flow).handlers,
+            **self._outside.handlers,
         }
 
     @property
@@ -159,7 +135,7 @@ class Machine:
         if book.news:
             self.flow.spread()
         if self.atoms.free:
-            self._look_at_free()
+            self._outside.look_at_free()
         return out
 
     def dispatch(self, room: Room, now: float) -> list[Effect]:
@@ -190,7 +166,7 @@ class Machine:
                 self.flow.start(record)
             self.flow.spread()
             if self.atoms.free:
-                self._look_at_free()
+                self._outside.look_at_free()
         return out
 
     def next_deadline(self) -> float | None:
@@ -202,18 +178,7 @@ class Machine:
 
     def watch_changes(self) -> tuple[list[Leaf], list[str]]:
         """Return the world atoms to watch from now on, and the keys of those that nobody needs any more."""
-        start, stop = self.resolver.take_watch_changes()
-        if not start and not stop:
-            return [], []
-        free = self.atoms.free
-        if free:
-            needed = {atom.key for atom in self.resolver.world()}
-            for key in [key for key in free if key not in needed]:
-                del free[key]
-                self._free_values.pop(key, None)
-        for key in stop:
-            self.atoms.forget(key)
-        return [atom for atom in start if not _is_free(atom)], list(stop)
+        return self._outside.watch_changes()
 
     # -- submission
 
@@ -333,130 +298,11 @@ class Machine:
         else:
             self.book.out.append(Turn(message.uid, message.epoch))
 
-    # -- orders of people
-
-    def _find(self, uids: Sequence[str]) -> list[JobRecord]:
-        """Return the records of jobs, and of the members of groups."""
-        found: dict[str, JobRecord] = {}
-        for uid in uids:
-            group = self.groups.get(uid)
-            for one in (uid,) if group is None else group.members:
-                record = self.book.records.get(one)
-                if record is None:
-                    raise UnknownName(f"there is no job {one!r}.", name=one)
-                found[one] = record
-        return list(found.values())
-
-    def _cancel(self, message: Cancel) -> None:
-        for record in self._find(message.uids):
-            self.flow.cancel(record, "user", message.reason or "cancelled by the user")
-
-    def _hold(self, message: Hold) -> None:
-        records = [record for record in self._find(message.uids) if record.life.state is not JobState.HELD]
-        for record in records:
-            if record.life.state not in (JobState.WAITING, JobState.QUEUED):
-                raise UsageError(f"{record.id} is {record.life.state.value}; only a job that does not run can be held.")
-            if record.spec.kind == "first":
-                raise UsageError(f"the race {record.id} starts nothing that could be held; hold its choices.")
-        for record in records:
-            self.flow.hold(record)
-
-    def _release(self, message: Release) -> None:
-        for record in self._find(message.uids):
-            if record.life.state is JobState.HELD:
-                self.book.publish(record, Released())
-                self.flow.release(record)
-
-    def _retry(self, message: Retry) -> None:
-        chosen = self._find(message.uids)
-        for record in chosen:
-            if not record.life.state.is_final:
-                raise UsageError(f"{record.id} is {record.life.state.value}; only a job that has ended can be retried.")
-        held: list[JobRecord] = []
-        if message.downstream:
-            roots = {record.spec.uid for record in chosen}
-            for record in self.book.records.values():
-                if record.life.root in roots and record.spec.uid not in roots:
-                    if record.life.state is JobState.HELD:
-                        held.append(record)
-                    elif record.life.state.is_final:
-                        chosen.append(record)
-        self.flow.rerun(chosen)
-        for record in held:
-            self.book.publish(record, Released())
-            self.flow.release(record)
-
-    def _tell(self, message: Tell) -> None:
-        (record,) = self._find((message.uid,))
-        if record.life.state is not JobState.RUNNING:
-            raise UsageError(f"{record.id} is {record.life.state.value}; only a running job hears messages.")
-        if (message.uid, message.token) in self._tokens:
-            self.book.counters["duplicate"] += 1
-            return
-        self._tokens.append((message.uid, message.token))
-        self.book.publish(record, Told(token=message.token, text=message.text))
-        self.book.out.append(Deliver(message.uid, record.life.epoch, message.token, message.text))
-
-    # -- news from elsewhere
-
-    def _set_atom(self, message: SetAtom) -> None:
-        value = Value(min(max(message.value, CANCELLED), TRUE))
-        if self.atoms.tell(message.key, value, message.session):
-            self.flow.settle(message.key, value, reason=message.reason)
-        else:
-            self.book.counters["duplicate"] += 1
-
-    def _atom_moved(self, message: AtomMoved) -> None:
-        value = Value(min(max(message.value, CANCELLED), TRUE))
-        if self.atoms.tell(message.key, value):
-            self.flow.settle(message.key, value, seq=message.seq, reason=message.reason)
-
-    def _relay(self, message: Relay) -> None:
-        for entry in message.entries:
-            stream = entry.stream
-            if stream in self.book.records or stream in self.groups:
-                self.book.counters["unknown"] += 1
-                continue
-            event = self.atoms.relayed(entry)
-            if event is None:
-                self.book.counters["duplicate"] += 1
-            elif isinstance(event, Retried):
-                self.flow.decide(self.resolver.reset(stream, event.run))
-            else:
-                self.book.news.append((stream, event, entry.seq))
-
-    def _replayed(self, message: Replayed) -> None:
-        if message.stream in self.book.records:
-            self.flow.decide(self.waits.replayed(message.stream, message.entries))
-        else:
-            self._relay(Relay(service_key="", entries=message.entries))
-
-    def _owner_left(self, message: OwnerLeft) -> None:
-        flow, session = self.flow, message.session
-        left = [record for record in self.book.unfinished(session) if not record.spec.detach]
-        keys = self.atoms.abandoned(session)
-        for record in left:
-            flow.cancel(record, "owner", "its owner has left")
-        for key in keys:
-            flow.settle(key, CANCELLED, reason="owner left")
-        if left or keys:
-            value = {"session": session, "jobs": len(left), "atoms": len(keys)}
-            self.book.publish_on("service", Said(name="owner left", value=value))
-
     def _tick(self, message: Tick) -> None:
         flow, now = self.flow, self.book.now
         for when, uid in flow.timers.due(now):
             flow.due(uid, when)
         flow.decide(self.resolver.advance(now))
-
-    def _look_at_free(self) -> None:
-        """Let conditions know which counted resources are free now."""
-        for key, atom in list(self.atoms.free.items()):
-            value = self.atoms.free_value(atom)
-            if self._free_values.get(key) is not value:
-                self._free_values[key] = value
-                self.flow.settle(key, value)
-        self.flow.spread()
 
     # -- restart
 
@@ -531,7 +377,3 @@ class Machine:
     def graph(self, uid: str | None = None) -> dict[str, Any]:
         """Return jobs and conditions as plain data: all, or those that one job waits for."""
         return picture.graph(self.book, self.groups, uid)
-
-
-def _is_free(atom: Leaf) -> bool:
-    return isinstance(atom, WorldAtom) and atom.what == "free"
