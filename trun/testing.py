@@ -144,19 +144,20 @@ class RecordingEndpoint:
         self.closed = False
         self._arrived: deque[tuple[bytes, Sequence[AnyRequest]]] = deque()
         self._sent: dict[bytes, list[AnyAnswer]] = {}
-        self._gone: set[bytes] = set()
+        self._connected: set[bytes] = set()
         self._wake = Wake()
 
     # what the test does
 
     def put(self, peer: bytes, *requests: AnyRequest) -> None:
-        """Let a batch arrive from ``peer``."""
+        """Let a batch arrive from ``peer``, which is connected from then on."""
+        self._connected.add(peer)
         self._arrived.append((peer, list(requests)))
         self._wake.set()
 
     def disconnect(self, peer: bytes) -> None:
         """Let the peer vanish: what is sent to it from now on fails."""
-        self._gone.add(peer)
+        self._connected.discard(peer)
 
     def take(self, peer: bytes) -> list[AnyAnswer]:
         """Return, once, what was sent to ``peer``."""
@@ -189,8 +190,8 @@ class RecordingEndpoint:
         return found
 
     def send(self, peer: bytes, answers: Sequence[AnyAnswer]) -> bool:
-        """Keep what was sent; False when the peer is gone."""
-        if peer in self._gone:
+        """Keep what was sent; False when the peer is gone, or has never spoken."""
+        if peer not in self._connected:
             return False
         self._sent.setdefault(peer, []).extend(answers)
         return True
