@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from trun.errors import BadOption
@@ -31,7 +31,7 @@ def progress(iterable: Iterable[T], total: int | None = None) -> Iterator[T]:
         Number of items; default ``len(iterable)`` where it has one. Without it only the count is shown.
     """
     if total is None:
-        total = len(iterable) if hasattr(iterable, "__len__") else None
+        total = len(iterable) if isinstance(iterable, Sized) else None
     if total is not None and total < 0:
         raise BadOption(f"total must be at least 0, not {total!r}.")
     return _inside(iterable, total) if current_job() is not None else _here(iterable, total)

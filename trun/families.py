@@ -61,7 +61,7 @@ def map(fn: Callable[..., Any], /, *iterables: Iterable[Any], chunk: int = 1, **
     checked = make_options(options)
     service = checked.service if checked.service is not None else services.current()
     uid = new_uid()
-    name = checked.name or getattr(fn, "__name__", "map")
+    name: str = checked.name or getattr(fn, "__name__", "map")
     called: Callable[..., Any] = fn if chunk == 1 else _Chunk(fn)
     pairs: list[tuple[JobSpec, Job]] = []
     needed: set[str] = set()

@@ -37,7 +37,7 @@ from trun.conditions.atoms import (
 from trun.conditions.explain import Explanation
 from trun.core.record import JobState
 from trun.deferred import Deferred, Piece
-from trun.errors import JobAborted, JobCancelled, JobFailed, JobSkipped, ServiceUnavailable
+from trun.errors import JobAborted, JobCancelled, JobError, JobFailed, JobSkipped, ServiceUnavailable
 from trun.executors.context import current_job
 from trun.messages import (
     FINAL,
@@ -83,6 +83,11 @@ _STATE: dict[type[Event], JobState] = {
     Aborted: JobState.ABORTED,
     Cancelled: JobState.CANCELLED,
     Skipped: JobState.SKIPPED,
+}
+_ENDS: dict[type[Event], tuple[type[JobError], str]] = {
+    Aborted: (JobAborted, "was aborted"),
+    Cancelled: (JobCancelled, "was cancelled"),
+    Skipped: (JobSkipped, "was skipped"),
 }
 #: Messages of a running job that conditions made later may ask for; more than this are looked up at the service.
 KEPT_MESSAGES = 10_000
@@ -306,11 +311,10 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
         label = self._id or self.name
         if isinstance(final, Failed):
             return _failure(label, final)
-        kind = {Aborted: JobAborted, Cancelled: JobCancelled, Skipped: JobSkipped}[type(final)]
+        kind, verb = _ENDS[type(final)]  # type: ignore[index]
         reason = getattr(final, "reason", "")
         root = getattr(final, "root", "")
         cause = self._root_error(root) if root else None
-        verb = {Aborted: "was aborted", Cancelled: "was cancelled", Skipped: "was skipped"}[type(final)]
         if cause is None:
             return kind(f"{label} {verb}{': ' + reason if reason else ''}", job_id=label)
         name, error = cause

@@ -205,17 +205,20 @@ class Service:
                 if future is not None and not future.cancelled():
                     future.set_result(answer)
             elif kind is Refuse:
-                for uid in answer.uids:  # type: ignore[union-attr]
-                    self._unacknowledged.pop(uid, None)
-                    listener = self._listeners.get(uid)
-                    if listener is not None:
-                        listener.refuse(answer.error)  # type: ignore[union-attr]
+                self._refused(answer)  # type: ignore[arg-type]
             elif kind is Welcome:
                 self._welcomed(answer)  # type: ignore[arg-type]
             elif kind is Gap:
                 listener = self._listeners.get(answer.stream)  # type: ignore[union-attr]
                 if listener is not None:
                     listener.seq = answer.first - 1  # type: ignore[union-attr]
+
+    def _refused(self, answer: Refuse) -> None:
+        for uid in answer.uids:
+            self._unacknowledged.pop(uid, None)
+            listener = self._listeners.get(uid)
+            if listener is not None:
+                listener.refuse(answer.error)
 
     def _heard_entries(self, entries: Sequence[Entry]) -> None:
         listeners = self._listeners

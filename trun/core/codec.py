@@ -48,7 +48,8 @@ def decode_answers(data: bytes) -> list[AnyAnswer]:
 
 def decode_event(data: bytes) -> AnyEvent:
     """Decode one event of the journal."""
-    return _event.decode(data)
+    found: AnyEvent = _event.decode(data)
+    return found
 
 
 def decode_life(data: bytes) -> Life:

@@ -403,8 +403,8 @@ class Engine:
         for group in message.groups:
             self._batch.groups.append((group.uid, encode(group)))
         if peer:
-            for made in (*message.specs, *message.groups):
-                self.streams.listen(peer, made.uid, 1)
+            for uid in (*(spec.uid for spec in message.specs), *(group.uid for group in message.groups)):
+                self.streams.listen(peer, uid, 1)
 
     def _relay(self, peer: bytes, message: Relay, now: float) -> None:
         for entry in message.entries:
