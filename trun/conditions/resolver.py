@@ -275,6 +275,8 @@ class Resolver(Propagation):
 
     def take_watch_changes(self) -> tuple[list[WorldAtom], list[str]]:
         """Return which atoms to watch from now on, and the keys of those to watch no more, since the last call."""
+        if not self._watch and not self._watched:
+            return [], []
         start = [atom for key, atom in self._watch.items() if key not in self._watched]
         stop = [key for key in self._watched if key not in self._watch]
         if start or stop:
