@@ -36,7 +36,7 @@ def draw_update(data: st.DataObject, pool: Pool) -> tuple[str, Value]:
     return atom.key, data.draw(values, label="value")
 
 
-def play(data: st.DataObject, draw_condition: Any, *, keep_levels: bool, steps: int = 25) -> None:
+def play(data: st.DataObject, draw_condition: Any, *, keep_levels: bool, steps: int = 12) -> None:
     pool = data.draw(pools())
     brute = Brute(pool.all, keep_levels=keep_levels)
     resolver = Resolver(keep_levels=keep_levels)
@@ -110,12 +110,13 @@ def test_each_registration_is_decided_once_and_nobody_waits_once_all_is_settled(
     pool = data.draw(pools())
     resolver = Resolver()
     decided: list[Any] = []
-    for owner in range(5):
-        decided += resolver.register(owner, data.draw(conditions(pool)))
-    for atom in data.draw(st.permutations(pool.all)):
-        for _ in range(data.draw(st.integers(1, 2))):
-            decided += resolver.settle(atom.key, data.draw(st.sampled_from(FINAL_VALUES)))
-    assert sorted(one.owner for one in decided) == list(range(5))
+    for owner, condition in enumerate(data.draw(st.lists(conditions(pool), min_size=3, max_size=3))):
+        decided += resolver.register(owner, condition)
+    values = data.draw(st.lists(st.sampled_from(FINAL_VALUES), min_size=len(pool.all), max_size=len(pool.all)))
+    for atom, value in zip(data.draw(st.permutations(pool.all)), values, strict=True):
+        decided += resolver.settle(atom.key, value)
+        decided += resolver.settle(atom.key, values[0])
+    assert sorted(one.owner for one in decided) == [0, 1, 2]
     assert all(isinstance(one, Fire | Drop) for one in decided)
     assert len(resolver) == 0
 
@@ -124,7 +125,8 @@ def test_each_registration_is_decided_once_and_nobody_waits_once_all_is_settled(
 def test_without_negation_the_order_of_arrival_is_irrelevant(data: st.DataObject) -> None:
     pool = data.draw(pools())
     condition = data.draw(plain_conditions(pool))
-    news = [(atom.key, data.draw(st.sampled_from(FINAL_VALUES))) for atom in pool.events]
+    values = data.draw(st.lists(st.sampled_from(FINAL_VALUES), min_size=len(pool.events), max_size=len(pool.events)))
+    news = [(atom.key, value) for atom, value in zip(pool.events, values, strict=True)]
 
     def verdict(order: list[tuple[str, Value]]) -> list[tuple[str, Any]]:
         resolver = Resolver()
@@ -142,8 +144,9 @@ def test_a_witness_alone_makes_the_condition_true(data: st.DataObject) -> None:
     condition = data.draw(plain_conditions(pool))
     resolver = Resolver()
     found = resolver.register("job", condition)
-    for atom in pool.events:
-        found += resolver.settle(atom.key, data.draw(st.sampled_from(FINAL_VALUES)))
+    values = data.draw(st.lists(st.sampled_from(FINAL_VALUES), min_size=len(pool.events), max_size=len(pool.events)))
+    for atom, value in zip(pool.events, values, strict=True):
+        found += resolver.settle(atom.key, value)
     (decision,) = found
     if isinstance(decision, Fire):
         alone = Resolver()
