@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: Longest text, deepest nesting.
 MAX_LENGTH = 500
-MAX_DEPTH = 30
+MAX_DEPTH = 60
 #: Whole numbers beyond so many bits are continued in floating point.
 MAX_BITS = 4096
 
@@ -170,7 +170,7 @@ class _Compiler:
     def __init__(self, text: str) -> None:
         self.text = text
         self.names: set[str] = set()
-        self.start = len(text) - len(text.lstrip())
+        self.start = len(text) - len(text.lstrip()) if text.strip() else 0
         self.line = text.strip().replace("\n", " ").replace("\r", " ").replace("\t", " ").replace("\f", " ")
 
     def predicate(self) -> Predicate:
@@ -312,8 +312,8 @@ class _Compiler:
         if name is None:
             raise self.fault("only functions by name are called here" + _ALLOWED, node)
         if name not in FUNCTIONS:
-            hint = nearest(name[:40], FUNCTIONS).strip()
-            raise self.fault(f"there is no function {name!r:.40}{'; ' + hint if hint else ''}", node)
+            hint = nearest(name[:40], FUNCTIONS)
+            raise self.fault(f"there is no function {name!r:.40}{'.' + hint if hint else ''}", node)
         if node.keywords or any(type(argument).__name__ == "Starred" for argument in node.args):
             raise self.fault(f"{name}(...) takes plain arguments only", node)
         function, least, most = FUNCTIONS[name]
