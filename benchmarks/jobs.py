@@ -2,9 +2,9 @@
 
     python benchmarks/jobs.py [--quick] [--rounds N] [--only trun,pool]
 
-Each engine runs in a fresh process per round, rounds are interleaved. Two workers everywhere. The service keeps its durable
-store (SQLite, WAL, synchronous FULL). Rates are no-op jobs from the first submit to the last result; chains are gated by
-conditions submitted beforehand (trun) or by a done-callback that submits the next link (the others).
+Each engine runs in a fresh process per round, rounds are interleaved. Two workers everywhere. The service keeps its
+durable store (SQLite, WAL, synchronous FULL). Rates are no-op jobs from the first submit to the last result; chains are
+gated by conditions submitted beforehand (trun) or by a done-callback that submits the next link (the others).
 """
 
 from __future__ import annotations
@@ -203,7 +203,8 @@ def main() -> None:
 
 def _measure(name: str, quick: bool) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="trun-") as folder:
-        env = {**os.environ, **{f"TRUN_{kind}_DIR": f"{folder}/{kind.lower()}" for kind in ("STATE", "RUNTIME", "CONFIG")}}
+        own = {f"TRUN_{kind}_DIR": f"{folder}/{kind.lower()}" for kind in ("STATE", "RUNTIME", "CONFIG")}
+        env = {**os.environ, **own}
         command = [sys.executable, __file__, "--measure", name, *(["--quick"] if quick else [])]
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -18,7 +18,8 @@ from trun.errors import BadOption, UsageError
 from trun.executors.context import current_job
 from trun.groups import Group
 from trun.handles import Job
-from trun.jobs import LOSERS, JobFunction, link_foreign, make_options, make_spec, new_uid, submit_call
+from trun.joboptions import make_options
+from trun.jobs import LOSERS, JobFunction, link_foreign, make_spec, new_uid, submit_call
 from trun.messages import GroupSpec, JobSpec
 from trun.service import Service
 
@@ -61,7 +62,7 @@ def map(fn: Callable[..., Any], /, *iterables: Iterable[Any], chunk: int = 1, **
     checked = make_options(options)
     service = checked.service if checked.service is not None else services.current()
     uid = new_uid()
-    name: str = checked.name or getattr(fn, "__name__", "map")
+    name = checked.name or str(getattr(fn, "__name__", "map"))
     called: Callable[..., Any] = fn if chunk == 1 else _Chunk(fn)
     pairs: list[tuple[JobSpec, Job]] = []
     needed: set[str] = set()

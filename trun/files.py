@@ -13,7 +13,8 @@ from trun.deferred import Deferred
 from trun.errors import BadOption
 from trun.executors.fetch import fetch, publish_file
 from trun.handles import Job
-from trun.jobs import make_options, submit_call
+from trun.joboptions import make_options
+from trun.jobs import submit_call
 
 __all__ = ["File", "fetch_url", "publish_file"]
 

@@ -37,7 +37,7 @@ from trun.conditions.atoms import (
 from trun.conditions.explain import Explanation
 from trun.core.record import JobState
 from trun.deferred import Deferred, Piece
-from trun.errors import JobAborted, JobCancelled, JobError, JobFailed, JobSkipped, ServiceUnavailable
+from trun.errors import JobAborted, JobCancelled, JobError, JobSkipped
 from trun.executors.context import current_job
 from trun.messages import (
     FINAL,
@@ -56,7 +56,6 @@ from trun.messages import (
     Progress,
     Queued,
     Release,
-    Replied,
     Resume,
     Retried,
     Retry,
@@ -69,6 +68,7 @@ from trun.messages import (
 )
 from trun.outcomes import Outcomes
 from trun.service import Service
+from trun.verdicts import Reply, failure, refusal
 
 _STATE: dict[type[Event], JobState] = {
     Submitted: JobState.NEW,
@@ -209,7 +209,7 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
             if not self._id and self._refused is None:
                 self._accepted.wait()
             if self._refused is not None and not self._id:
-                raise _refusal(self._refused)
+                raise refusal(self._refused)
         return self._id
 
     @property
@@ -307,10 +307,10 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
     def _error(self) -> BaseException:
         final = self._final
         if self._refused is not None and final is None:
-            return _refusal(self._refused)
+            return refusal(self._refused)
         label = self._id or self.name
         if isinstance(final, Failed):
-            return _failure(label, final)
+            return failure(label, final)
         kind, verb = _ENDS[type(final)]  # type: ignore[index]
         reason = getattr(final, "reason", "")
         root = getattr(final, "root", "")
@@ -333,7 +333,7 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
         except (errors.RemoteError, errors.UnknownName):
             return None
         event = pickles.event_from(found.get("event"))
-        return (found["id"], _failure(found["id"], event)) if isinstance(event, Failed) else None
+        return (found["id"], failure(found["id"], event)) if isinstance(event, Failed) else None
 
     def cancel(self) -> bool:
         """Cancel the job if it waits, abort it if it runs; False if it has ended. Its end arrives by itself."""
@@ -445,7 +445,7 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
         """
         token = uuid.uuid4().hex
         answer: concurrent.futures.Future[str | None] = concurrent.futures.Future()
-        watcher = _Reply(self, token, answer)
+        watcher = Reply(self, token, answer)
         self._atoms[token] = watcher  # type: ignore[assignment]
         try:
             self.service.do(Tell(uid=self.uid, token=token, text=text))
@@ -490,27 +490,6 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
         return self is other or (isinstance(other, Job) and other.uid == self.uid)
 
 
-class _Reply:
-    """Waits for the reply to one message."""
-
-    key = ""
-
-    def __init__(self, job: Job, token: str, answer: concurrent.futures.Future[str | None]) -> None:
-        self.token = token
-        self.answer = answer
-
-    def see(self, event: Event) -> None:
-        if self.answer.done():
-            return
-        if isinstance(event, Replied) and event.token == self.token:
-            self.answer.set_result(event.text)
-        elif isinstance(event, FINAL):
-            self.answer.set_result(None)
-
-    def reset(self) -> None:
-        return
-
-
 _NOTHING: Any = object()
 
 
@@ -529,19 +508,3 @@ def _one_edit(a: str, b: str) -> bool:
     if len(a) == len(b):
         return a[i + 1 :] == b[i + 1 :] or (a[i : i + 2] == b[i : i + 2][::-1] and a[i + 2 :] == b[i + 2 :])
     return a[i + 1 :] == b[i:] if len(a) > len(b) else a[i:] == b[i + 1 :]
-
-
-def _failure(label: str, final: Failed) -> BaseException:
-    if final.error is None:
-        return JobFailed(f"{label} failed: {final.kind}", job_id=label)
-    error = pickles.load_error(final.error)
-    if isinstance(error, errors.JobError):
-        error.job_id = label
-    return error
-
-
-def _refusal(info: ErrorInfo) -> Exception:
-    from_name = info.type.rpartition(".")[2]
-    if from_name == "ServiceUnavailable":
-        return ServiceUnavailable(info.message)
-    return services.remote_error(info)

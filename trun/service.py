@@ -18,10 +18,11 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import trun.errors as errors
 from trun.errors import InvariantError, RemoteError, ServiceUnavailable, UsageError
+from trun.listening import Listener, Several, Wire
 from trun.messages import (
     Answer,
     AnyAnswer,
@@ -59,53 +60,6 @@ _log = logging.getLogger(__name__)
 #: Entries that the node may send ahead of what we have taken, and how many we take before we say so.
 CREDIT = 20_000
 GRANT = 5_000
-
-
-class Listener(Protocol):
-    """Whoever wants the entries of one stream."""
-
-    #: Last sequence number seen.
-    seq: int
-
-    def take(self, entry: Entry) -> None:
-        """Take one entry (in the link's thread)."""
-        ...
-
-    def refuse(self, error: ErrorInfo) -> None:
-        """Hear that the job was not accepted, or that the service has gone."""
-        ...
-
-
-class Wire(Protocol):
-    """The client's side of the wire, as ``adapters.wire.Link`` offers it."""
-
-    def send(self, messages: Sequence[AnyRequest]) -> None:
-        """Send a batch, from any thread; never blocks."""
-        ...
-
-    def close(self, *, flush: bool = True) -> None:
-        """End the thread; ``flush`` waits a bounded time for what was not sent."""
-        ...
-
-
-class _Several:
-    """Several listeners to one stream: each takes what it has not seen."""
-
-    def __init__(self, listeners: list[Listener]) -> None:
-        self.seq = 0
-        self.listeners = listeners
-
-    def take(self, entry: Entry) -> None:
-        self.seq = 0
-        for listener in list(self.listeners):
-            if entry.seq > listener.seq:
-                listener.seq = entry.seq
-                listener.take(entry)
-
-    def refuse(self, error: ErrorInfo) -> None:
-        for listener in self.listeners:
-            if not listener.seq:
-                listener.refuse(error)
 
 
 class Service:
@@ -311,10 +265,10 @@ class Service:
         known = self._listeners.get(uid)
         if known is None or known is listener:
             self._listeners[uid] = listener
-        elif isinstance(known, _Several):
+        elif isinstance(known, Several):
             known.listeners.append(listener)
         else:
-            self._listeners[uid] = _Several([known, listener])
+            self._listeners[uid] = Several([known, listener])
 
     def listen(self, uid: str, listener: Listener, since: int = 1) -> None:
         """Hand the entries of a stream to ``listener`` from sequence number ``since`` on."""
@@ -327,7 +281,7 @@ class Service:
         known = self._listeners.get(uid)
         if known is listener:
             del self._listeners[uid]
-        elif isinstance(known, _Several) and listener in known.listeners:
+        elif isinstance(known, Several) and listener in known.listeners:
             known.listeners.remove(listener)
 
     def _token(self) -> str:

@@ -13,7 +13,7 @@ in-process driver of the step door. Rule: no second loop beside this one; whatev
 from __future__ import annotations
 
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ import msgspec
 from trun.core import record as effects
 from trun.core.codec import decode_group, decode_life, encode
 from trun.core.machine import Machine
+from trun.engine.payloads import Payloads
 from trun.engine.streams import Subscriptions
 from trun.errors import StateFull, TrunError, UnknownName
 from trun.messages import (
@@ -63,9 +64,6 @@ from trun.messages import (
 from trun.ports import Batch, Clock, Endpoint, Executor, Journal, Order
 
 _log = logging.getLogger(__name__)
-
-#: Results kept in memory for jobs that may need them soon, in bytes.
-RESULT_CACHE_BYTES = 64 * 1024 * 1024
 
 
 class View(Protocol):
@@ -113,6 +111,7 @@ class Engine:
         self.welcome = welcome
         self.views = views
         self.streams = Subscriptions(journal)
+        self.payloads = Payloads(journal, machine)
         self.sessions: dict[str, Session] = {}
         self.peers: dict[bytes, Session] = {}
         #: Called with each new session (the node watches its process).
@@ -122,9 +121,6 @@ class Engine:
         #: The error of the last commit while the state folder is full; submissions are refused meanwhile.
         self.full: StateFull | None = None
         self.counts: Counter[str] = Counter()
-        self._definitions: dict[str, bytes] = {}
-        self._results: OrderedDict[str, Payload] = OrderedDict()
-        self._result_bytes = 0
         self._resumes: dict[tuple[str, int], tuple[str, str]] = {}
         # what the present step gathers
         self._batch = Batch()
@@ -241,9 +237,7 @@ class Engine:
         orders: list[Order] = []
         for effect in after:
             if type(effect) is effects.Start:
-                order = self._order(effect.uid, effect.epoch)
-                if order is not None:
-                    orders.append(order)
+                orders.append(self.payloads.order(effect.uid, effect.epoch))
             else:
                 self._perform(effect)
         if orders:
@@ -251,7 +245,7 @@ class Engine:
         for entry in published:
             event = entry.event
             if type(event) is Completed and event.result is not None:
-                self._remember(entry.stream, event.result)
+                self.payloads.remember(entry.stream, event.result)
             if isinstance(event, (*FINAL, Submitted, Retried)):
                 self._count(entry)
         # Streams first: whoever waits for an answer then knows that its stream has arrived.
@@ -302,63 +296,9 @@ class Engine:
         else:
             session.unfinished += 1
 
-    # -- results ------------------------------------------------------------------------------------------------------
-
-    def _remember(self, uid: str, payload: Payload) -> None:
-        size = len(payload.data or b"") + 200
-        if size > RESULT_CACHE_BYTES // 16:
-            return
-        self._results[uid] = payload
-        self._result_bytes += size
-        while self._result_bytes > RESULT_CACHE_BYTES:
-            _, old = self._results.popitem(last=False)
-            self._result_bytes -= len(old.data or b"") + 200
-
     def result(self, uid: str) -> Payload | None:
         """Return the result of a completed job, following the winners of races; None where there is none."""
-        record = self.machine.records.get(uid)
-        while record is not None and record.life.winner:
-            uid = record.life.winner
-            record = self.machine.records.get(uid)
-        found = self._results.get(uid)
-        if found is not None:
-            return found
-        if record is not None:
-            entry = self.journal.entry(uid, record.life.final_seq)
-        else:
-            entry = next((e for e in reversed(self.journal.entries(uid)) if isinstance(e.event, Completed)), None)
-        return entry.event.result if entry is not None and isinstance(entry.event, Completed) else None
-
-    def definition(self, digest: str) -> bytes:
-        """Return the bytes that were defined under this digest, or nothing."""
-        data = self._definitions.get(digest)
-        if data is None:
-            data = self.journal.definition(digest) or b""
-            if len(self._definitions) > 10_000:
-                self._definitions.clear()
-            self._definitions[digest] = data
-        return data
-
-    def _order(self, uid: str, epoch: int) -> Order | None:
-        record = self.machine.records[uid]
-        spec = record.spec
-        inputs: dict[str, Payload] = {}
-        for other in spec.inputs:
-            payload = self.result(other)
-            if payload is not None:
-                inputs[other] = payload
-        call = spec.call
-        return Order(
-            uid=uid,
-            epoch=epoch,
-            run=record.life.run,
-            attempt=record.life.attempt,
-            id=record.id,
-            spec=spec,
-            function=self.definition(call.function) if call is not None and call.function else b"",
-            context=self.definition(call.context) if call is not None and call.context else b"",
-            inputs=inputs,
-        )
+        return self.payloads.result(uid)
 
     # -- requests that the machine does not see -----------------------------------------------------------------------
 
@@ -387,9 +327,7 @@ class Engine:
         self.on_session(session)
 
     def _define(self, peer: bytes, message: Define, now: float) -> None:
-        if message.digest not in self._definitions:
-            self._definitions[message.digest] = message.data
-            self._batch.definitions.append((message.digest, message.data))
+        self.payloads.define(message.digest, message.data, self._batch)
 
     def _submit(self, peer: bytes, message: Submit, now: float) -> None:
         if self.full is not None:
@@ -414,7 +352,7 @@ class Engine:
             if isinstance(event, Completed):
                 self._batch.entries.append((0, entry))
                 if event.result is not None:
-                    self._remember(entry.stream, event.result)
+                    self.payloads.remember(entry.stream, event.result)
         self._gather(self.machine.handle(message, now))
 
     def _listen(self, peer: bytes, message: Listen, now: float) -> None:

@@ -13,7 +13,7 @@ import sys
 from collections import deque
 from pathlib import Path
 
-import trun
+import trun.version
 from trun.executors import processtree, zygote
 from trun.executors.hand import Hand
 from trun.executors.protocol import pair

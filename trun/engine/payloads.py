@@ -1,0 +1,94 @@
+"""What jobs are made of: definitions, results, and the orders that executors get.
+
+Results stay in the journal; the last ones are kept here as well, since dependents ask for them at once. The result of
+a race is its winner's. Nothing is ever unpickled. Who may come in: the engine.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from trun.core.machine import Machine
+from trun.messages import Completed, Payload
+from trun.ports import Batch, Journal, Order
+
+#: Results kept in memory for jobs that may need them soon, in bytes.
+RESULT_CACHE_BYTES = 64 * 1024 * 1024
+#: Functions and contexts kept in memory.
+DEFINITIONS = 10_000
+
+
+class Payloads:
+    """Definitions by digest and results by uid."""
+
+    def __init__(self, journal: Journal, machine: Machine) -> None:
+        self._journal = journal
+        self._machine = machine
+        self._definitions: dict[str, bytes] = {}
+        self._results: OrderedDict[str, Payload] = OrderedDict()
+        self._bytes = 0
+
+    def define(self, digest: str, data: bytes, batch: Batch) -> None:
+        """Take bytes that many jobs share; they are written with the batch."""
+        if digest not in self._definitions:
+            self._definitions[digest] = data
+            batch.definitions.append((digest, data))
+
+    def definition(self, digest: str) -> bytes:
+        """Return the bytes that were defined under this digest, or nothing."""
+        data = self._definitions.get(digest)
+        if data is None:
+            data = self._journal.definition(digest) or b""
+            if len(self._definitions) > DEFINITIONS:
+                self._definitions.clear()
+            self._definitions[digest] = data
+        return data
+
+    def remember(self, uid: str, payload: Payload) -> None:
+        """Keep a result that was just committed."""
+        size = len(payload.data or b"") + 200
+        if size > RESULT_CACHE_BYTES // 16:
+            return
+        self._results[uid] = payload
+        self._bytes += size
+        while self._bytes > RESULT_CACHE_BYTES:
+            _, old = self._results.popitem(last=False)
+            self._bytes -= len(old.data or b"") + 200
+
+    def result(self, uid: str) -> Payload | None:
+        """Return the result of a completed job, following the winners of races; None where there is none."""
+        record = self._machine.records.get(uid)
+        while record is not None and record.life.winner:
+            uid = record.life.winner
+            record = self._machine.records.get(uid)
+        found = self._results.get(uid)
+        if found is not None:
+            return found
+        if record is not None:
+            entry = self._journal.entry(uid, record.life.final_seq)
+        else:
+            past = self._journal.entries(uid)
+            entry = next((e for e in reversed(past) if isinstance(e.event, Completed)), None)
+        return entry.event.result if entry is not None and isinstance(entry.event, Completed) else None
+
+    def order(self, uid: str, epoch: int) -> Order:
+        """Return all that an executor needs to run the present attempt of a job."""
+        record = self._machine.records[uid]
+        spec, life = record.spec, record.life
+        call = spec.call
+        inputs: dict[str, Payload] = {}
+        for other in spec.inputs:
+            payload = self.result(other)
+            if payload is not None:
+                inputs[other] = payload
+        return Order(
+            uid=uid,
+            epoch=epoch,
+            run=life.run,
+            attempt=life.attempt,
+            id=record.id,
+            spec=spec,
+            function=self.definition(call.function) if call is not None and call.function else b"",
+            context=self.definition(call.context) if call is not None and call.context else b"",
+            inputs=inputs,
+        )

@@ -1,0 +1,100 @@
+"""The options of a job: their names, defaults, units and bounds.
+
+One place for ``submit``, ``@job``, ``options`` and ``map``. Every fault is one error at the caller's line.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from trun.conditions.timing import span_seconds
+from trun.core.units import memory_bytes
+from trun.errors import BadOption, UnknownName
+
+ON_NEVER = ("cancel", "hold", "skip", "run")
+ISOLATION = ("worker", "fresh", "inline")
+
+#: Names of the keyword options of ``submit``, in its order.
+OPTIONS = (
+    "when",
+    "service",
+    "name",
+    "resources",
+    "priority",
+    "retries",
+    "retry_delay",
+    "timeout",
+    "memory",
+    "on_never",
+    "memo",
+    "isolation",
+    "key",
+)
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of a job, checked."""
+
+    when: Any = None
+    service: Any = None
+    name: str | None = None
+    resources: dict[str, float] = {}
+    priority: float = 0
+    retries: int = 0
+    retry_delay: float = 0.0
+    timeout: float | None = None
+    memory: int | None = None
+    on_never: str = "cancel"
+    memo: Any = None
+    isolation: str = "worker"
+    key: str | None = None
+
+
+PLAIN = Options()
+#: Default values of ``submit``'s options, in the order of ``OPTIONS``.
+UNSET = (None, None, None, None, 0, 0, "0s", None, None, "cancel", None, "worker", None)
+
+
+def make_options(given: dict[str, Any]) -> Options:
+    """Check the options of a job and bring them into their units; each fault is one ``BadOption``."""
+    for name in given:
+        if name not in OPTIONS:
+            raise UnknownName(f"a job has no option {name!r}.", name=name, known=OPTIONS)
+    checked = dict(given)
+    for name, allowed in (("on_never", ON_NEVER), ("isolation", ISOLATION)):
+        if checked.get(name, allowed[0]) not in allowed:
+            choice = ", ".join(repr(a) for a in allowed)
+            raise BadOption(f"{name} must be one of {choice}, not {checked[name]!r}.")
+    if "retries" in checked and (
+        not isinstance(checked["retries"], int) or isinstance(checked["retries"], bool) or checked["retries"] < 0
+    ):
+        raise BadOption(f"retries must be a whole number of at least 0, not {checked['retries']!r}.")
+    if not isinstance(checked.get("priority", 0), (int, float)):
+        raise BadOption(f"priority must be a number, not {checked['priority']!r}.")
+    if checked.get("name") is not None and (not isinstance(checked["name"], str) or not checked["name"].strip()):
+        raise BadOption(f"name must be a text, not {checked['name']!r}.")
+    if "retry_delay" in checked:
+        checked["retry_delay"] = span_seconds(checked["retry_delay"], "retry_delay")
+    if checked.get("timeout") is not None:
+        checked["timeout"] = span_seconds(checked["timeout"], "timeout")
+        if checked["timeout"] <= 0:
+            raise BadOption(f"timeout must be more than 0 s, not {given['timeout']!r}.")
+    if checked.get("memory") is not None:
+        checked["memory"] = memory_bytes(checked["memory"], "memory")
+    checked["resources"] = _resources(checked.get("resources"))
+    return Options(**checked)
+
+
+def _resources(given: Any) -> dict[str, float]:
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise BadOption(f'resources must be a dictionary such as {{"gpu": 1}}, not {given!r}.')
+    for name, amount in given.items():
+        if not isinstance(amount, (int, float)) or isinstance(amount, bool) or amount < 0:
+            raise BadOption(f"resource {name!r} must be an amount of at least 0, not {amount!r}.")
+    return {name: amount for name, amount in given.items() if amount}
+
+

@@ -1,0 +1,52 @@
+"""From what a stream says to what a caller gets: the exceptions of a job's end, and the reply to a message."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from typing import Any
+
+import trun.errors as errors
+import trun.service as services
+from trun.adapters import pickles
+from trun.errors import JobFailed, ServiceUnavailable
+from trun.messages import FINAL, ErrorInfo, Event, Failed, Replied
+
+
+class Reply:
+    """Waits for the reply to one message."""
+
+    key = ""
+
+    def __init__(self, job: Any, token: str, answer: concurrent.futures.Future[str | None]) -> None:
+        self.token = token
+        self.answer = answer
+
+    def see(self, event: Event) -> None:
+        """Look at one event of the job's stream."""
+        if self.answer.done():
+            return
+        if isinstance(event, Replied) and event.token == self.token:
+            self.answer.set_result(event.text)
+        elif isinstance(event, FINAL):
+            self.answer.set_result(None)
+
+    def reset(self) -> None:
+        """Nothing to forget: a reply belongs to one message."""
+
+
+def failure(label: str, final: Failed) -> BaseException:
+    """Return the exception of a failed job, in its own type where that can be had."""
+    if final.error is None:
+        return JobFailed(f"{label} failed: {final.kind}", job_id=label)
+    error = pickles.load_error(final.error)
+    if isinstance(error, errors.JobError):
+        error.job_id = label
+    return error
+
+
+def refusal(info: ErrorInfo) -> Exception:
+    """Return the exception for a job that was not accepted."""
+    from_name = info.type.rpartition(".")[2]
+    if from_name == "ServiceUnavailable":
+        return ServiceUnavailable(info.message)
+    return services.remote_error(info)
