@@ -59,6 +59,13 @@ names: dict[str, Any] = {
 }  # fmt: skip
 
 
+POOL = strategies.pool()
+ANY = strategies.timed_conditions(POOL)
+KNOWN = {subject: subject for subject in strategies.SUBJECTS} | {
+    str(leaf.name): leaf for leaf in POOL.bare + POOL.levels if isinstance(leaf, Atom | Level)
+}
+
+
 def read(text: str) -> Condition:
     """Parse, whatever is doubtful about it."""
     with warnings.catch_warnings():
@@ -119,16 +126,11 @@ def test_what_is_written_is_read_back(condition: Condition) -> None:
         assert parse(str(condition), known) == condition
 
 
-@given(st.data(), strategies.pools())
-def test_every_condition_is_read_back_from_its_text(data: st.DataObject, pool: strategies.Pool) -> None:
-    condition = data.draw(strategies.timed_conditions(pool, max_leaves=20))
-    known = {subject: subject for subject in strategies.SUBJECTS} | {
-        str(leaf.name): leaf for leaf in pool.bare + pool.levels if isinstance(leaf, Atom | Level)
-    }
-
+@given(ANY)
+def test_every_condition_is_read_back_from_its_text(condition: Condition) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConditionWarning)
-        back = parse(str(condition), known)
+        back = parse(str(condition), KNOWN)
 
     assert back == condition
     assert str(back) == str(condition)
