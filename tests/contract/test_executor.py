@@ -98,9 +98,6 @@ def test_results_of_other_jobs_are_filled_in(rig: Rig) -> None:
         def __reduce_ex__(self, protocol: Any) -> Any:
             return pickles.defer("j1", (("item", "x"), ("attr", "real")))
 
-        def __trun_deferred__(self) -> tuple[str, Any]:
-            return "j1", (("item", "x"), ("attr", "real"))
-
     payload, _ = pickles.dump_result({"x": 3})
 
     uid = rig.submit(lambda where: where["a"][0].points, {"a": [Curve("c", 0.0, Later())]}, inputs={"j1": payload})

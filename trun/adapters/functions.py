@@ -33,7 +33,7 @@ class Watch:
         #: (namespace, name, object), (cell, object), (function, code, defaults, keyword defaults, attributes)
         self.names: list[tuple[dict[str, Any], str, Any]] = []
         self.cells: list[tuple[types.CellType, Any]] = []
-        self.functions: list[tuple[types.FunctionType, Any, Any, tuple[Any, ...], int]] = []
+        self.functions: list[tuple[types.FunctionType, Any, Any, tuple[Any, ...], tuple[Any, ...]]] = []
         #: Number of loaded modules, where the function uses modules (it may name their submodules); 0: it uses none.
         self.modules = 0
 
@@ -46,9 +46,11 @@ class Watch:
             if _content(cell) is not known:
                 return False
         for fn, code, defaults, keyword_defaults, attributes in self.functions:
-            if fn.__code__ is not code or fn.__defaults__ is not defaults or len(fn.__dict__) != attributes:
+            if fn.__code__ is not code or fn.__defaults__ is not defaults:
                 return False
             if (fn.__kwdefaults__ or keyword_defaults) and not _same(fn.__kwdefaults__, keyword_defaults):
+                return False
+            if (fn.__dict__ or attributes) and not _same(fn.__dict__, attributes):
                 return False
         return not self.modules or self.modules == len(sys.modules)
 
@@ -90,7 +92,7 @@ def _watch_function(fn: types.FunctionType, found: Watch, seen: set[int]) -> Non
     if written:
         raise _Changeable
     kept = tuple((fn.__kwdefaults__ or {}).values())
-    found.functions.append((fn, fn.__code__, fn.__defaults__, kept, len(fn.__dict__)))
+    found.functions.append((fn, fn.__code__, fn.__defaults__, kept, tuple(fn.__dict__.values())))
     for value in (*(fn.__defaults__ or ()), *kept, *fn.__dict__.values()):
         _watch_value(value, found, seen)
     for cell in fn.__closure__ or ():
@@ -134,8 +136,8 @@ def _content(cell: types.CellType) -> Any:
         return _MISSING
 
 
-def _same(defaults: dict[str, Any] | None, known: tuple[Any, ...]) -> bool:
-    now = tuple((defaults or {}).values())
+def _same(named: dict[str, Any] | None, known: tuple[Any, ...]) -> bool:
+    now = tuple((named or {}).values())
     return len(now) == len(known) and all(a is b for a, b in zip(now, known, strict=True))
 
 

@@ -2,8 +2,8 @@
 
 The common case goes through the standard pickle (protocol 5, buffers of 1 MB and more out of band): cloudpickle is
 asked only where something lives in ``__main__``, a notebook, a closure or a lambda, and then pickles it by value.
-Deferred results (objects with ``__trun_deferred__``) are replaced while a call is dumped and filled in, nested to any
-depth, while it is loaded.
+Deferred results (objects whose ``__reduce_ex__`` returns ``defer(...)``) are noted while a call is dumped and filled
+in, nested to any depth, while it is loaded.
 
 Never unpickle here what a service that is not trusted has sent. Never hash these bytes to compare values: they differ
 from run to run; a digest only saves sending the same bytes twice. Alternatives: dill, which loses globals of
@@ -52,8 +52,6 @@ class _ThreadState(threading.local):
 
     #: uids of deferred results met so far while a call is dumped; None: no call is being dumped.
     met: list[str] | None = None
-    #: uid -> object, of the last call dumped.
-    deferred: Mapping[str, Any] = MappingProxyType({})
     #: While a call is loaded: inputs by uid, those loaded already, and how to open blobs.
     inputs: Mapping[str, Payload] = MappingProxyType({})
     loaded: dict[str, Any] | None = None
@@ -184,11 +182,6 @@ def defer(uid: str, path: Path_ = ()) -> Any:
     return fill, (uid, path)
 
 
-def deferred_object(uid: str) -> Any:
-    """Return the job whose deferred result was met under ``uid`` in the call that this thread dumped last, or None."""
-    return _state.deferred.get(uid)
-
-
 def fill(uid: str, path: Path_) -> Any:
     """Return the result (or its piece at ``path``) that takes the place of a deferred one; runs while a call is
     loaded.
@@ -291,15 +284,14 @@ def _dump(value: Any, met: list[str] | None, big: Big | None) -> Payload:
 
     try:
         data = pickle.dumps(value, 5, buffer_callback=aside)
-        # A name in __main__ means nothing in another process; so does a deferred object that nobody has remembered.
-        redo = bool(met) or b"__main__" in data or _registered()
+        # A name in __main__ means nothing in another process.
+        redo = b"__main__" in data or _registered()
     except Exception:
         redo = True
     if redo:
         buffers.clear()
         if met is not None:
             met.clear()
-            _state.deferred = {}
         data = _by_value(value, aside)
     if not buffers and len(data) < BIG_BYTES:
         return Payload(data)
@@ -343,8 +335,8 @@ _pickler_class: Any = None
 
 
 def _pickler() -> Any:
-    """Return our pickler, made at first use: cloudpickle's, which also remembers deferred objects and refuses open
-    files.
+    """Return our pickler, made at first use: cloudpickle's, but it refuses open files and knows decorated
+    functions.
     """
     global _pickler_class
     if _pickler_class is None:
@@ -353,12 +345,6 @@ def _pickler() -> Any:
         class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             def reducer_override(self, obj: Any) -> Any:
                 kind = type(obj)
-                if hasattr(kind, "__trun_deferred__") and not isinstance(obj, type):
-                    uid, path = obj.__trun_deferred__()
-                    remembered = _state.deferred
-                    assert isinstance(remembered, dict)
-                    remembered[uid] = getattr(obj, "_job", obj)
-                    return defer(uid, path)
                 if kind in _NEVER or isinstance(obj, socket.socket):
                     raise TypeError(f"cannot pickle {unpicklable.kind_of(obj)!r} object")
                 if kind is types.FunctionType:
@@ -480,7 +466,6 @@ __all__ = [
     "OpenBlob",
     "blob_writer",
     "defer",
-    "deferred_object",
     "digest_of",
     "dump_call",
     "dump_context",

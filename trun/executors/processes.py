@@ -175,16 +175,16 @@ class Processes:
         hand = self._where.get((uid, epoch))
         if hand is None or not hand.queue or hand.suspended:
             return
-        if sum(other.suspended for other in self._crew.hands.values()) >= self._may_suspend:
+        too_many = sum(other.suspended for other in self._crew.hands.values()) >= self._may_suspend
+        self._give_back(hand.take_back())
+        hand.suspended = True
+        if too_many:  # its slot is free all the same: it needs one to go on and hear of it
             text = (
                 f"more than {self._may_suspend} jobs already wait for jobs of their own ([workers] suspended); "
                 "wait outside of jobs, or use conditions (when=...) instead of .result()."
             )
             hand.tell(Interrupt(uid=uid, epoch=epoch, text=text))
             self._signal(hand, group=False)
-            return
-        self._give_back(hand.take_back())
-        hand.suspended = True
 
     def resume(self, uid: str, epoch: int) -> None:
         """Count the slot of an attempt as taken again."""
