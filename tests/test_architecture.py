@@ -37,7 +37,9 @@ FILE_LIMIT = 500
 FUNCTION_LIMIT = 60
 
 #: {path: why this file is longer than FILE_LIMIT lines}
-LONG_FILES: dict[str, str] = {}
+LONG_FILES: dict[str, str] = {
+    "trun/messages.py": "the whole vocabulary of the wire stands on one page",
+}
 
 #: {"path:function": why this function is longer than FUNCTION_LIMIT lines, its docstring not counted}
 LONG_FUNCTIONS: dict[str, str] = {}

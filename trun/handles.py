@@ -36,7 +36,7 @@ from trun.conditions.atoms import (
 )
 from trun.conditions.explain import Explanation
 from trun.core.record import JobState
-from trun.deferred import Deferred, Piece
+from trun.deferred import Deferred, Piece, is_one_edit
 from trun.errors import JobAborted, JobCancelled, JobError, JobSkipped
 from trun.executors.context import current_job
 from trun.messages import (
@@ -410,7 +410,7 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
             raise AttributeError(name)
         if len(name) >= 6:
             for own in _own_names():
-                if _one_edit(name, own):
+                if is_one_edit(name, own):
                     raise AttributeError(
                         f"a job has no {name!r}. Did you mean {own!r}? For a part of its result use .output.{name}"
                     )
@@ -496,15 +496,3 @@ _NOTHING: Any = object()
 @functools.cache
 def _own_names() -> list[str]:
     return [name for name in dir(Job) if not name.startswith("_")] + ["service"]
-
-
-def _one_edit(a: str, b: str) -> bool:
-    """Whether one insertion, deletion, replacement or swap of neighbours turns ``a`` into ``b``."""
-    if a == b or abs(len(a) - len(b)) > 1:
-        return False
-    i = 0
-    while i < min(len(a), len(b)) and a[i] == b[i]:
-        i += 1
-    if len(a) == len(b):
-        return a[i + 1 :] == b[i + 1 :] or (a[i : i + 2] == b[i : i + 2][::-1] and a[i + 2 :] == b[i + 2 :])
-    return a[i + 1 :] == b[i:] if len(a) > len(b) else a[i:] == b[i + 1 :]

@@ -45,6 +45,7 @@ from trun.conditions.atoms import (
     free,
     url_ok,
 )
+from trun.conditions.depends import Depends
 from trun.conditions.explain import Explanation
 from trun.conditions.text import parse
 from trun.conditions.timing import after, at, before, cron, held, since
@@ -55,6 +56,7 @@ __all__ = [
     "AtLeast",
     "Atom",
     "Condition",
+    "Depends",
     "Explanation",
     "IsAborted",
     "IsCancelled",
