@@ -74,10 +74,7 @@ class Explanation:
     def missing(self) -> Iterator[frozenset[Any]]:
         """Minimal sets of atoms that would be enough, smallest first; a fresh iterator each time."""
         if self._data is not None:
-            sets = self._data.get("missing")
-            return iter(
-                [frozenset(map(str, one)) for one in sets if isinstance(one, list)] if isinstance(sets, list) else []
-            )
+            return iter([frozenset(map(str, one)) for one in _list(self._data, "missing") if isinstance(one, list)])
         return (frozenset(leaves(parts)) for parts in self._causes.missing())
 
     @property
@@ -138,7 +135,7 @@ class Explanation:
         """Return the tree as a flat list, parents before children."""
         if self._rows is None:
             if self._data is not None:
-                self._rows = [Row.from_dict(row) for row in self._data.get("tree", ()) if isinstance(row, Mapping)]
+                self._rows = [Row.from_dict(row) for row in _list(self._data, "tree") if isinstance(row, Mapping)]
             else:
                 self._rows = rows_of(self._causes, self._causes.blocking(), self._leaf_text)
         return self._rows
@@ -206,9 +203,13 @@ _CLASSES = {MARKS[HOLDS]: "true", MARKS[WAIT]: "wait", MARKS[NEVER]: "never"}
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"})
 
 
+def _list(data: Mapping[str, Any], field: str) -> list[Any]:
+    found = data.get(field)
+    return list(found) if isinstance(found, list | tuple) else []
+
+
 def _texts(data: Mapping[str, Any], field: str) -> list[str]:
-    found = data.get(field, ())
-    return [str(text) for text in found] if isinstance(found, list | tuple) else []
+    return [str(text) for text in _list(data, field)]
 
 
 def _several(said: list[str], parts: tuple[Part, ...]) -> str:
