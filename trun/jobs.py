@@ -17,6 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable
+from itertools import count
 from typing import Any, overload
 
 import msgspec
@@ -45,15 +46,16 @@ class _Uids:
     """Makes uids that are unique everywhere: a random prefix per process and a counter."""
 
     def __init__(self) -> None:
-        self._pid = 0
-        self._prefix = ""
-        self._count = 0
+        self._count = count(1)
+        self._renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        self._prefix = os.urandom(8).hex()
 
     def __call__(self) -> str:
-        if self._pid != os.getpid():
-            self._pid, self._prefix, self._count = os.getpid(), os.urandom(8).hex(), 0
-        self._count += 1
-        return f"{self._prefix}-{self._count:x}"
+        return f"{self._prefix}-{next(self._count):x}"
 
 
 new_uid = _Uids()
