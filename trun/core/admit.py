@@ -76,7 +76,7 @@ class Door:
                 self._check_gate(spec, gate.condition, uids, groups)
             fresh.append((spec, gate))
         if any(gate is not None for _, gate in fresh):
-            self._refuse_circles(fresh)
+            self._refuse_circles(fresh, groups)
         return fresh
 
     def is_known(self, spec: JobSpec, batch: dict[str, JobSpec]) -> bool:
@@ -186,14 +186,21 @@ class Door:
 
     # -- circles
 
-    def _refuse_circles(self, fresh: Sequence[tuple[JobSpec, Gate | None]]) -> None:
+    def _refuse_circles(
+        self, fresh: Sequence[tuple[JobSpec, Gate | None]], groups: Mapping[str, GroupSpec]
+    ) -> None:
         """Refuse jobs that wait for one another in a circle, also through their groups; iterative."""
+        if len(fresh) == 1 and not fresh[0][0].group:
+            spec, gate = fresh[0]
+            if gate is not None and spec.uid in _subjects(gate.condition):
+                raise CycleError(f"{spec.name} waits for itself.")
+            return
         members: dict[str, list[str]] = {}
         for spec, _ in fresh:
             if spec.group:
                 members.setdefault(spec.group, []).append(spec.uid)
         waits = {spec.uid: _subjects(gate.condition) for spec, gate in fresh if gate is not None}
-        names = {spec.uid: spec.name for spec, _ in fresh}
+        names = {spec.uid: spec.name for spec, _ in fresh} | {uid: group.name for uid, group in groups.items()}
         # A job accepted before can wait for a new one only through a group that is still open.
         through_open = any(group in self._groups and self._resolver.wanted(group) for group in members)
         done: set[str] = set()

@@ -129,7 +129,7 @@ class Book:
         self.out.append(Save(record.spec.uid))
 
     def publish(self, record: JobRecord, event: AnyEvent) -> None:
-        """Append an event to the stream of a job."""
+        """Append an event to the stream of a job, whose record must be saved too: it holds the number."""
         life = record.life
         life.seq += 1
         uid = record.spec.uid

@@ -108,6 +108,8 @@ class Flow:
     def spread(self) -> None:
         """Let conditions hear all news, and carry out what follows, until there is no more."""
         news, waits = self.book.news, self.waits
+        if not len(self.resolver):
+            news.clear()
         while news:
             decisions = waits.hear_next()
             if decisions:

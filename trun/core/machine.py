@@ -164,7 +164,8 @@ class Machine:
                 self.flow.turn(record)
             else:
                 self.flow.start(record)
-            self.flow.spread()
+            if book.news:
+                self.flow.spread()
             if self.atoms.free:
                 self._outside.look_at_free()
         return out

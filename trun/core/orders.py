@@ -152,6 +152,7 @@ class Orders:
             return
         self._tokens.append((message.uid, message.token))
         self._book.publish(record, Told(token=message.token, text=message.text))
+        self._book.save(record)
         self._book.out.append(Deliver(message.uid, record.life.epoch, message.token, message.text))
 
 

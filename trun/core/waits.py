@@ -47,8 +47,6 @@ class Waits:
     def hear_next(self) -> Sequence[Decision]:
         """Let conditions hear the oldest piece of news."""
         subject, event, seq = self._book.news.popleft()
-        if not len(self.resolver):
-            return ()
         if self._replaying:
             held_back = self._replaying.get(subject)
             if held_back is not None:

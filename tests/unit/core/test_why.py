@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.core.kit import Service, spec
+from trun.conditions.algebra import Or
+from trun.conditions.atoms import IsCompleted, IsResult
+from trun.core.record import JobState
+from trun.messages import Cancel, Hold, Improved, Progress, Resume, Suspend
+
+
+def why(service: Service, uid: str) -> str:
+    return str(service.machine.explain(uid, service.now))
+
+
+def reason(service: Service, uid: str) -> str:
+    return service.machine.reason(uid, service.now)
+
+
+def test_a_waiting_job_shows_its_tree_and_what_blocks_it() -> None:
+    service = Service()
+    service.submit(spec("a"), spec("b"))
+    service.job("c", IsCompleted("a") & IsCompleted("b"))
+    service.run()
+    service.emit("a", Progress(fraction=0.4))
+    service.complete("b")
+    explanation = service.machine.explain("c", service.now)
+
+    assert [atom.subject for atom in explanation.blocking] == ["a"]
+    assert "a#1.iscompleted [is running, 40%]" in str(explanation)
+    assert "starts when a#1 completes" in str(explanation)
+    assert reason(service, "c") == "needs a#1.completed [is running, 40%]"
+
+
+def test_a_queued_job_shows_its_place() -> None:
+    service = Service()
+    service.submit(spec("a"), spec("b", priority=2), spec("c"))
+
+    assert "number 3 of 3 in the queue" in why(service, "c")
+    assert "number 1 of 3 in the queue, priority 2" in reason(service, "b")
+
+
+def test_a_job_that_lacks_a_resource_says_which_and_who_has_it() -> None:
+    service = Service(resources={"gpu": 2})
+    service.submit(spec("a", resources={"gpu": 2}), spec("b", resources={"gpu": 1}))
+    service.run()
+
+    assert "lacks resource gpu: wants 1, 2 of 2 used by a#1" in why(service, "b")
+
+
+def test_a_resource_that_is_gone_after_a_restart_is_named() -> None:
+    service = Service(resources={"gpu": 2})
+    service.job("a", resources={"gpu": 2})
+    service.resources = {}
+    again = service.restarted()
+
+    assert again.run() == []
+    assert "no resource gpu any more" in reason(again, "a")
+
+
+def test_a_held_job_says_who_can_let_it_go_on() -> None:
+    service = Service()
+    service.job("a")
+    service.send(Hold(uids=("a",)))
+
+    assert "held by the user" in why(service, "a")
+    assert "trun release a#1" in why(service, "a")
+
+
+def test_a_retry_delay_is_counted_down() -> None:
+    service = Service()
+    service.job("a", retries=1, retry_delay=90.0)
+    service.run()
+    service.fail("a")
+    service.now += 30
+
+    assert "attempt 1 ended badly (raised); the next one starts in 1:00 min" in reason(service, "a")
+
+
+def test_a_cancelled_job_names_the_root_cause() -> None:
+    service = Service()
+    service.submit(spec("a"), spec("b", IsCompleted("a")), spec("c", IsCompleted("b")))
+    service.run()
+    service.fail("a", message="no data")
+    text = why(service, "c")
+
+    assert "b#2 was cancelled" in text
+    assert "root cause: a#1 failed: ValueError: no data" in text
+    assert service.machine.explain("c", service.now).blocking
+
+
+def test_a_job_that_ran_shows_what_fired_it() -> None:
+    service = Service()
+    service.submit(spec("a"), spec("b"), spec("c", IsCompleted("a") | IsCompleted("b")))
+    service.run()
+    service.complete("b")
+    service.run()
+    explanation = service.machine.explain("c", service.now)
+
+    assert [atom.subject for atom in explanation.witness] == ["b"]
+    assert explanation.blocking == ()
+    assert reason(service, "c") == ""
+
+
+def test_a_race_says_whether_it_is_decided() -> None:
+    service = Service()
+    service.submit(spec("a"), spec("b"))
+    service.job(
+        "race", Or(IsResult("a", "x < 1"), IsResult("b", "x < 1")), kind="first", choices=("a", "b"), until="x < 1"
+    )
+    service.run()
+    assert "a#1" in reason(service, "race")
+    service.emit("b", Improved(values={"x": 0}))
+
+    assert reason(service, "race") == "the race was won by b#2, which has not ended yet"
+
+
+def test_a_suspended_job_says_what_it_waits_for() -> None:
+    service = Service()
+    service.job("a")
+    service.run()
+    service.send(Suspend(uid="a", epoch=1))
+    assert "waits for jobs of its own" in why(service, "a")
+    service.send(Resume(uid="a", epoch=1))
+
+    assert "stands in line for its slot" in why(service, "a")
+
+
+def test_a_job_that_is_being_stopped_says_so() -> None:
+    service = Service()
+    service.job("a")
+    service.run()
+    service.send(Cancel(uids=("a",), reason="enough"))
+
+    assert "told to stop (enough)" in why(service, "a")
+
+
+@pytest.mark.parametrize("state", list(JobState))
+def test_no_state_is_without_an_answer(state: JobState) -> None:
+    service = Service()
+    service.job("a")
+    service.life("a").state = state
+
+    assert service.machine.explain("a", service.now).extra
+    assert why(service, "a")
+
+
+def test_the_story_tells_each_change_in_order() -> None:
+    service = Service()
+    service.job("a", retries=1, retry_delay=5.0)
+    service.run()
+    service.now += 2
+    service.fail("a")
+    service.wait(5)
+    story = service.machine.story("a")
+
+    assert "a#1 was accepted" in story[0]
+    causes = [line.split("s  ", 1)[1].split(" (")[0] for line in story[1:-1]]
+    assert causes == ["new: fire", "queued: start", "running: retry later", "waiting: due"]
+    assert story[3].startswith("    +2.000 s")
+    assert "run 1, attempt 1" in story[-1]
+
+
+def test_the_graph_is_plain_data_and_may_be_cut_to_what_one_job_waits_for() -> None:
+    service = Service()
+    service.submit(spec("a"), spec("b", IsCompleted("a")), spec("c"))
+    whole = service.machine.graph()
+    part = service.machine.graph("b")
+
+    assert [job["id"] for job in whole["jobs"]] == ["a#1", "b#2", "c#3"]
+    assert [job["id"] for job in part["jobs"]] == ["a#1", "b#2"]
+    assert part["jobs"][1]["condition"]["uid"] == "a"
