@@ -97,6 +97,7 @@ def local(
         command.append("--detach")
     process = _start(command, folder)
     made = Service(name=name, address=address, detach=detach)
+    made.owned = True
     made.on_close = lambda: _join(process, detach)
     made.on_down = lambda: _died(process, made, folder)
     _connect(made, address)

@@ -16,7 +16,7 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from types import TracebackType
 from typing import Any
 
@@ -44,7 +44,6 @@ from trun.messages import (
     JobSpec,
     Listen,
     Refuse,
-    Relay,
     Release,
     Resume,
     Retry,
@@ -84,6 +83,8 @@ class Service:
         self.detach = detach
         #: uid of the job that this client runs in, or empty.
         self.parent = parent
+        #: Whether the node was started for this handle, and ends with it.
+        self.owned = False
         self.welcome: Welcome | None = None
         self.closed = False
         self._pid = os.getpid()
@@ -95,8 +96,8 @@ class Service:
         self._groups: dict[str, GroupSpec] = {}
         self._definitions: dict[str, bytes] = {}
         self._answers: dict[str, Future[Any]] = {}
-        self._relays: dict[str, list[Service]] = {}
-        self._owned_atoms: dict[str, Any] = {}
+        #: Streams of other services that are passed on to this one (see ``trun.relaying``).
+        self.abroad: set[str] = set()
         self._consumed = 0
         self._tokens = 0
         self._gone: ServiceUnavailable | None = None
@@ -184,10 +185,6 @@ class Service:
             if listener is not None and entry.seq > listener.seq:
                 listener.seq = entry.seq
                 listener.take(entry)
-            others = self._relays.get(stream)
-            if others:
-                for other in others:
-                    other.relay(self, (entry,))
         self._consumed += len(entries)
         if self._consumed >= GRANT and self._wire is not None:
             self._wire.send([Credit(entries=self._consumed)])
@@ -227,7 +224,8 @@ class Service:
         self._greeted.set()
         facts = ErrorInfo(type="trun.errors.ServiceUnavailable", message=str(error))
         for listener in list(self._listeners.values()):
-            listener.refuse(facts)
+            for each in listener.listeners if isinstance(listener, Several) else (listener,):
+                each.refuse(facts)
         self._listeners.clear()
         self._unacknowledged.clear()
         for token in list(self._answers):
@@ -310,8 +308,11 @@ class Service:
     def ask(self, verb: str, /, *, wait: float | None = 30.0, **arguments: Any) -> Any:
         """Ask a reading verb (``ps``, ``why``, ...) and return its plain data."""
         self.wait_ready()
-        future = self._request(lambda token: Ask(token=token, verb=verb, arguments=arguments))
-        return self._outcome(future, wait)
+        return self._outcome(self.begin_ask(verb, **arguments), wait)
+
+    def begin_ask(self, verb: str, /, **arguments: Any) -> Future[Any]:
+        """Ask a reading verb and do not wait: the ``Answer`` comes to the future, in the link's thread."""
+        return self._request(lambda token: Ask(token=token, verb=verb, arguments=arguments))
 
     def do(
         self,
@@ -326,22 +327,7 @@ class Service:
         """Send a request and do not wait."""
         self._send([request])
 
-    # -- conditions over other services, and atoms that live here -----------------------------------------------------
-
-    def relay_from(self, other: Service, uid: str, past: Sequence[Entry]) -> None:
-        """Pass the entries of ``uid`` on ``other`` to this service, those of the past first."""
-        with other._lock:
-            others = other._relays.setdefault(uid, [])
-            if self in others:
-                return
-            others.append(self)
-        if past:
-            self.relay(other, past)
-
-    def relay(self, other: Service, entries: Sequence[Entry]) -> None:
-        """Pass entries of another service on."""
-        if not self.closed and self._gone is None and other.welcome is not None:
-            self._send([Relay(service_key=other.welcome.service_key, entries=tuple(entries))])
+    # -- atoms that live here -----------------------------------------------------------------------------------------
 
     def atom_moved(self, key: str, value: int, reason: str = "") -> None:
         """Tell the service the value of an atom that lives in this process."""
@@ -380,10 +366,11 @@ class Service:
                     self.ask("ping", wait=timeout)
                 else:
                     self.drain(cancel=cancel, timeout=timeout)
+                wait(list(self._answers.values()), timeout=5.0)
         finally:
             self.closed = True
             if self._gone is None and self._wire is not None:
-                self._wire.send([Bye(stop=True)])
+                self._wire.send([Bye(stop=self.owned and not self.detach)])
             self.on_close()
             if self._wire is not None:
                 self._wire.close(flush=self._gone is None)
