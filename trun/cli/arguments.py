@@ -8,11 +8,12 @@ Does not know services. Who may come in: the verbs. Rule: a fault is a ``UsageEr
 from __future__ import annotations
 
 import argparse
-import json
 import re
-import sys
 from typing import Any, NoReturn
 
+import msgspec
+
+from trun.cli.text import CONTROLS
 from trun.errors import UsageError, nearest
 
 
@@ -77,5 +78,5 @@ def whole(text: str) -> int:
 
 def print_json(data: Any) -> None:
     """Print one JSON document; whatever a terminal would obey is escaped in it."""
-    json.dump(data, sys.stdout, indent=2, default=str)
-    print()
+    text = msgspec.json.format(msgspec.json.encode(data, enc_hook=str), indent=2).decode()
+    print(CONTROLS.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text))

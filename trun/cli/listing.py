@@ -20,6 +20,8 @@ from trun.errors import UnknownName
 
 #: Rows per run that a table shows unless --limit says otherwise; --json gives all.
 ROWS = 100
+#: Jobs that one answer carries where all are wanted.
+PAGE = 2000
 #: Jobs that ``history`` lists unless --limit says otherwise.
 PAST = 50
 
@@ -43,13 +45,15 @@ def ps(words: Sequence[str]) -> int:
     if "never" in states:
         states.remove("never")
         options.never = True
-    limit = options.limit or (0 if options.json else ROWS)
-    chosen = {"state": states or None, "name": options.name, "never": options.never, "limit": limit}
+    chosen = {"state": states or None, "name": options.name, "never": options.never}
     with Search(chosen_places(options.service, folder)) as search:
-        runs = [
-            {**place_facts(source.place), **source.ask("ps", **chosen)}
-            for source in (_all_sources(search) if options.all else _usual_sources(search))
-        ]
+        runs = []
+        for source in _all_sources(search) if options.all else _usual_sources(search):
+            if options.json and not options.limit:
+                answer = _by_pages(source, chosen)
+            else:
+                answer = source.ask("ps", **chosen, limit=options.limit or ROWS)
+            runs.append({**place_facts(source.place), **answer})
     if options.json:
         print_json({"runs": runs})
         return 0
@@ -95,6 +99,16 @@ def _states_or_folder(given: Iterable[str]) -> tuple[list[str], str | None]:
             wrong = next((name for name in names if name not in known), word)
             raise UnknownName(f"{wrong!r} is neither a state of a job nor a folder.", name=wrong, known=known)
     return states, folder
+
+
+def _by_pages(source: Source, chosen: dict[str, Any]) -> dict[str, Any]:
+    """Ask for all jobs in portions, so that a service that has very many goes on working meanwhile."""
+    answer: dict[str, Any] = source.ask("ps", **chosen, limit=PAGE, after=0)
+    page = answer["jobs"]
+    while len(page) == PAGE:
+        page = source.ask("ps", **chosen, limit=PAGE, after=page[-1]["number"])["jobs"]
+        answer["jobs"] += page
+    return answer
 
 
 def _all_sources(search: Search) -> Iterator[Source]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from trun.cli.arguments import Parser, whole
 from trun.cli.listing import fit
 from trun.cli.places import Place, all_places, named_places, place_of
 from trun.cli.text import Paint, count
-from trun.cli.watching import LINES_S, Follower, move_line, summary, verdict
+from trun.cli.watching import LINES_S, SHARE, STANDING, Follower, move_line, summary, verdict
 from trun.core.record import JobState
 from trun.engine.offline import Record
 from trun.errors import BadOption, TrunError, UnknownName, UsageError
@@ -156,25 +157,28 @@ class _Ends(Follower):
         self.begin()
         pause = threading.Event()
         while True:
+            asked = time.monotonic()
             for job, move in self.moves():
                 if JobState(move["state"]).is_final and move["seq"] == job["seq"]:
                     self.ended[move["state"]] += 1
                     self.over.add(job["uid"])
                     print(move_line(job, move, paint), flush=True)
+            if self.more:
+                continue
             if not self.unfinished:
                 return []
-            stuck = self._stuck()
-            if len(stuck) == self.unfinished:
-                return stuck
-            pause.wait(LINES_S)
+            if self._is_stuck():
+                left = self.source.ask("ps", state=["held", "waiting"], limit=STANDING)["jobs"]
+                return [(job["id"], job["reason"]) for job in left]
+            pause.wait(max(LINES_S, SHARE * (time.monotonic() - asked)))
 
-    def _stuck(self) -> list[tuple[str, str]]:
-        """Return the jobs that are left, if none of them can go on by itself; else nothing."""
+    def _is_stuck(self) -> bool:
+        """Whether none of the jobs that are left can go on by itself."""
         if any(self.counts[state] for state in ("new", "queued", "running", "lost")):
-            return []
-        left = {job["uid"]: job for job in self.source.ask("ps", state=["held", "waiting"])["jobs"]}
+            return False
+        left = {job["uid"]: job for job in self.source.ask("jobs", state=["held", "waiting"])}
         graph = {job["uid"]: job["condition"] for job in self.source.ask("graph")["jobs"] if job["uid"] in left}
-        return [] if moving(left, graph) else [(job["id"], job["reason"]) for job in left.values()]
+        return not moving(left, graph)
 
 
 def moving(left: dict[str, dict[str, Any]], conditions: dict[str, Any]) -> set[str]:

@@ -3,7 +3,7 @@
 On a terminal one table is drawn again and again; elsewhere each change of state is one line, complete and in order. It
 ends when no job is unfinished for a moment, when the services end, or with Ctrl-C, which stops the looking only.
 
-Who may come in: the command, and ``resuming``. Rule: looking costs a service one question per turn, whatever it runs.
+Who may come in: the command, and ``resuming``. Rule: looking never costs a service a large share of its time.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ from trun.errors import ServiceUnavailable
 #: Seconds between two looks: of lines, and of the table.
 LINES_S = 0.2
 TABLE_S = 0.5
+#: After a look that took long, that many times as long is waited: watching never takes more than a fifth of the time.
+SHARE = 4
+#: Unfinished jobs that are told at the begin.
+STANDING = 100
 #: All must have been done for so long, so that a script may submit its next job meanwhile.
 QUIET_S = 1.0
 
@@ -73,26 +77,31 @@ class Asked(Protocol):
 
 
 class Follower:
-    """Reads the moves of the jobs of one service, each once and in order."""
+    """Reads the moves of the jobs of one service from ``begin`` on, each once and in order."""
 
     def __init__(self, source: Asked) -> None:
         self.source = source
         self.counts: Counter[str] = Counter()
+        #: Whether there is more to take at once.
+        self.more = False
         self._since = 0.0
+        self._cursor: Any = None
         self._seen: dict[str, int] = {}
 
-    def begin(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        """Leave the past out: return where each unfinished job stands now; ``moves`` goes on from here."""
-        self._since = self.source.ask("changes", since=float("inf"))["now"]
-        now = self.source.ask("ps", state=[state.value for state in JobState if not state.is_final])["jobs"]
-        self._seen = {job["uid"]: job["seq"] for job in now}
-        return [(job, {"seq": job["seq"], "time": job["changed"], **_standing(job)}) for job in now]
+    def begin(self, limit: int = STANDING) -> tuple[list[tuple[dict[str, Any], dict[str, Any]]], int]:
+        """Leave the past out: return where (at most so many) unfinished jobs stand now, and how many there are."""
+        answer = self.source.ask("changes")
+        self._cursor, self.counts = answer["cursor"], Counter(answer["counts"])
+        self._since = self._cursor[0]
+        found = self.source.ask("ps", state=[state.value for state in JobState if not state.is_final], limit=limit)
+        self._seen = {job["uid"]: job["seq"] for job in found["jobs"]}
+        standing = [(job, {"seq": job["seq"], "time": job["changed"], **_standing(job)}) for job in found["jobs"]]
+        return standing, found["total"]
 
     def moves(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        """Return (job, move) of all that moved since the last call."""
-        answer = self.source.ask("changes", since=self._since)
-        self._since = answer["now"]
-        self.counts = Counter(answer["counts"])
+        """Return (job, move) of what moved since the last call, at most a portion of it."""
+        answer = self.source.ask("changes", since=self._since, cursor=self._cursor)
+        self._cursor, self.more, self.counts = answer["cursor"], answer["more"], Counter(answer["counts"])
         found = []
         for job in answer["jobs"]:
             seen = self._seen.get(job["uid"], 0)
@@ -132,10 +141,14 @@ def _lines(search: Search, paint: Paint) -> Counter[str]:
     followers = {place: Follower(search.source(place)) for place in search.places}
     many = len(followers) > 1
     for place, follower in followers.items():
-        for job, move in follower.begin():
+        standing, total = follower.begin()
+        for job, move in standing:
             print(move_line(job, move, paint, run=place.run if many else ""), flush=True)
+        if total > len(standing):
+            print(fit(f"… and {total - len(standing)} more that are not done", paint), flush=True)
     pause, quiet_since, gone = threading.Event(), 0.0, set[Place]()
     while True:
+        asked = time.monotonic()
         for place, follower in followers.items():
             if place in gone:
                 continue
@@ -144,14 +157,15 @@ def _lines(search: Search, paint: Paint) -> Counter[str]:
             except ServiceUnavailable:
                 follower.source = search.reopen(place)
                 moves = follower.moves()
-            if not _is_live(follower.source):
+            if not _is_live(follower.source) and not follower.more:
                 gone.add(place)
             for job, move in moves:
                 print(move_line(job, move, paint, run=place.run if many else ""), flush=True)
-        quiet_since = _quiet(quiet_since, (follower.unfinished for follower in followers.values()))
+        quiet_since = _quiet(quiet_since, (each.unfinished or int(each.more) for each in followers.values()))
         if len(gone) == len(followers) or (quiet_since and time.monotonic() - quiet_since >= QUIET_S):
             return sum((follower.counts for follower in followers.values()), Counter())
-        pause.wait(LINES_S)
+        if len(gone) < len(followers) and any(_is_live(each.source) for each in followers.values()):
+            pause.wait(max(LINES_S, SHARE * (time.monotonic() - asked)))
 
 
 def _is_live(source: Asked) -> bool:
@@ -174,6 +188,7 @@ def _table(search: Search, paint: Paint) -> Counter[str]:
     drawn, quiet_since, pause = 0, 0.0, threading.Event()
     runs: dict[Place, dict[str, Any]] = {}
     while True:
+        asked = time.monotonic()
         height = shutil.get_terminal_size((80, 24)).lines
         room = max(3, (height - 2) // len(search.places) - 4)
         paint.columns = Paint(sys.stdout).columns
@@ -188,7 +203,7 @@ def _table(search: Search, paint: Paint) -> Counter[str]:
         over = not any(run["live"] for run in runs.values())
         if over or (quiet_since and time.monotonic() - quiet_since >= QUIET_S):
             return totals
-        pause.wait(TABLE_S)
+        pause.wait(max(TABLE_S, SHARE * (time.monotonic() - asked)))
 
 
 def _ps(search: Search, place: Place, limit: int) -> dict[str, Any]:

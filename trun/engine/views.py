@@ -92,6 +92,7 @@ def facts(engine: Engine, record: JobRecord, *, reason: bool = True) -> dict[str
         "uid": spec.uid,
         "name": spec.name,
         "service": engine.welcome.name,
+        "number": life.number,
         "seq": life.seq,
         "state": life.state.value,
         "final": life.state.is_final,
@@ -138,20 +139,24 @@ _RANK = {"running": 0, "lost": 0, "failed": 1, "queued": 2, "held": 2, "waiting"
 
 
 def ps(engine: Engine, arguments: dict[str, Any]) -> Any:
-    """List jobs: ``state`` (comma-separated), ``name`` (pattern), ``since``, ``never``, ``limit``.
+    """List jobs: ``state`` (comma-separated), ``name`` (pattern), ``since``, ``never``, ``limit``, ``after``.
 
     ``never`` leaves those that can never run. Where ``limit`` leaves jobs out, those that run or failed are kept before
-    those that wait, and these before those that ended well; what is listed is in order of submission.
+    those that wait, and these before those that ended well; what is listed is in order of submission. With ``after``
+    it is a page: the ``limit`` jobs that follow the job of that number (counts come with the first, ``after=0``).
     """
     found = list(_chosen(engine, arguments))
     if arguments.get("never"):
         found = [record for record in found if can_never_run(engine, record)]
     shown, limit = found, int(arguments.get("limit") or 0)
-    if 0 < limit < len(found):
+    if arguments.get("after") is not None:
+        after = int(arguments["after"])
+        shown = [record for record in found if record.life.number > after][: limit or None]
+    elif 0 < limit < len(found):
         ranked = sorted(found, key=lambda record: (_RANK.get(record.life.state.value, 4), -record.life.number))
         shown = sorted(ranked[:limit], key=lambda record: record.life.number)
     rows = [facts(engine, record) for record in shown]
-    counts = Counter(record.life.state.value for record in found)
+    counts = Counter(record.life.state.value for record in found) if not arguments.get("after") else {}
     return {"service": engine.welcome.name, "total": len(found), "counts": dict(counts), "jobs": rows}
 
 
@@ -218,23 +223,52 @@ def entries(engine: Engine, arguments: dict[str, Any]) -> Any:
     return [msgspec.to_builtins(entry, builtin_types=(bytes,)) for entry in found]
 
 
-def changes(engine: Engine, arguments: dict[str, Any]) -> Any:
-    """Return what changed from the time ``since`` on: each job that moved with its moves, and how many jobs are where.
+#: Jobs that one answer of ``changes`` carries.
+CHANGES = 500
 
-    A move is ``{"seq", "time", "state", "text"}``. Ask again with ``since`` as ``now`` of the answer; moves of that
-    very moment come twice and are told apart by ``seq``.
+
+def changes(engine: Engine, arguments: dict[str, Any]) -> Any:
+    """Return what moved after the ``cursor`` of an earlier answer, and how many jobs are where.
+
+    A job comes with all its moves after the time ``since``, ``{"seq", "time", "state", "text"}``; those that came
+    before are told apart by ``seq``. At most so many jobs come at once that the service is not kept from its work;
+    ``more`` says that another answer waits. Without a cursor nothing comes but the cursor of now.
     """
-    since = float(arguments.get("since") or 0.0)
-    found = []
+    since, cursor = float(arguments.get("since") or 0.0), arguments.get("cursor")
+    begin = (float(cursor[0]), int(cursor[1])) if cursor else (0.0, 0)
     counts: Counter[str] = Counter()
-    for record in engine.machine.records.values():
+    moved: list[JobRecord] = []
+    for uid, record in engine.machine.records.items():
         life = record.life
         counts[life.state.value] += 1
-        if life.changed >= since:
-            moved = [move for entry in engine.journal.entries(record.spec.uid, 1, 100_000) if (move := _move(entry))]
-            recent = [move for move in moved if move["time"] >= since]
-            found.append({**facts(engine, record, reason=False), "moves": recent})
-    return {"now": engine.clock.now(), "counts": dict(counts), "jobs": found}
+        # What this very step has changed is not committed yet, and more may come of the same moment: next time.
+        if (life.changed, life.number) > begin and uid not in engine._dirty:
+            moved.append(record)
+    moved.sort(key=_place)
+    page = moved[:CHANGES] if cursor else []
+    found = [{**_brief(record), "moves": _moves(engine, record, since)} for record in page]
+    last = page[-1:] if cursor else moved[-1:]
+    return {
+        "cursor": _place(last[0]) if last else begin,
+        "more": len(moved) > len(page) and bool(cursor),
+        "counts": dict(counts),
+        "jobs": found,
+    }
+
+
+def _place(record: JobRecord) -> tuple[float, int]:
+    return record.life.changed, record.life.number
+
+
+def _brief(record: JobRecord) -> dict[str, Any]:
+    life = record.life
+    spent = life.ended - life.started if life.started and life.ended else None
+    return {"uid": record.spec.uid, "id": record.id, "seq": life.seq, "ran_s": spent}
+
+
+def _moves(engine: Engine, record: JobRecord, since: float) -> list[dict[str, Any]]:
+    moves = (_move(entry) for entry in engine.journal.entries(record.spec.uid, 1, 100_000))
+    return [move for move in moves if move is not None and move["time"] > since]
 
 
 #: Event -> the state that it leads to, and the field that says why.

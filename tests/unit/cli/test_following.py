@@ -19,12 +19,12 @@ class Script:
 
     def __init__(self, *answers: dict[str, Any]) -> None:
         self.answers = list(answers)
-        self.since: list[float] = []
+        self.cursors: list[Any] = []
 
     def ask(self, verb: str, /, **arguments: Any) -> Any:
         """Return the next answer."""
         assert verb == "changes"
-        self.since.append(arguments["since"])
+        self.cursors.append(arguments["cursor"])
         return self.answers.pop(0)
 
 
@@ -41,8 +41,8 @@ def test_each_move_is_told_once_and_in_order() -> None:
     )
     again = {**a, "moves": [move(3, 10.5, "running"), move(4, 12.0, "completed")]}
     script = Script(
-        {"now": 11.0, "counts": {"running": 2}, "jobs": list(first)},
-        {"now": 13.0, "counts": {"running": 1, "completed": 1}, "jobs": [again]},
+        {"cursor": [11.0, 2], "more": True, "counts": {"running": 2}, "jobs": list(first)},
+        {"cursor": [12.0, 1], "more": False, "counts": {"running": 1, "completed": 1}, "jobs": [again]},
     )
     follower = Follower(script)
 
@@ -50,7 +50,8 @@ def test_each_move_is_told_once_and_in_order() -> None:
 
     assert told == [[("a#1", "queued"), ("a#1", "running"), ("b#2", "running")], [("a#1", "completed")]]
     assert follower.unfinished == 1
-    assert script.since == [0.0, 11.0]
+    assert script.cursors == [None, [11.0, 2]]
+    assert not follower.more
 
 
 def test_a_move_is_one_harmless_line(monkeypatch: pytest.MonkeyPatch) -> None:

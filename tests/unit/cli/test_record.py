@@ -23,10 +23,10 @@ def spec(uid: str, name: str, **more: object) -> JobSpec:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a state folder: one job failed, one fell with it, one ran when its service was killed, 20 had completed."""
+    """Return a state folder: one job failed, one fell with it, one ran when its service was killed, 20 are done."""
     error = ErrorInfo(type="builtins.ValueError", message="no")
     lives = [
-        (spec("a", "reduce"), Life(number=1, state=JobState.FAILED, attempt=1, kind="raised", error=error, final_seq=3)),
+        (spec("a", "reduce"), Life(number=1, state=JobState.FAILED, attempt=1, error=error, final_seq=3)),
         (spec("b", "fit"), Life(number=2, state=JobState.CANCELLED, reason="reduce#1 failed", root="a", final_seq=2)),
         (spec("c", "scan", resources={"gpu": 1.0}), Life(number=3, state=JobState.RUNNING, attempt=1, changed=50.0)),
     ]
@@ -56,7 +56,7 @@ def test_what_ran_is_lost_and_time_stands_still(folder: Path) -> None:
     job = record.ask("job", job="scan#3")
 
     assert (job["state"], job["reason"]) == ("lost", "its service ended without a word while it ran")
-    assert record.ask("changes", since=0.0)["now"] == 50.0
+    assert record.ask("changes")["cursor"] == (50.0, 3)
     record.close()
 
 
@@ -76,7 +76,8 @@ def test_what_matters_is_kept_where_not_all_can_be_shown(folder: Path) -> None:
 def test_moves_and_story_come_from_the_stream(folder: Path) -> None:
     record = Record(folder)
 
-    moves = {job["id"]: [(m["state"], m["text"]) for m in job["moves"]] for job in record.ask("changes")["jobs"]}
+    changed = record.ask("changes", cursor=[-1, 0])["jobs"]
+    moves = {job["id"]: [(move["state"], move["text"]) for move in job["moves"]] for job in changed}
     story = record.ask("story", job="reduce#1")
 
     assert moves["reduce#1"] == [("running", ""), ("failed", "ValueError: no")]
