@@ -66,7 +66,7 @@ from trun.messages import (
     Tell,
     Waiting,
 )
-from trun.outcomes import Outcomes
+from trun.outcomes import Outcomes, known_jobs
 from trun.service import Service
 from trun.verdicts import Reply, failure, refusal
 
@@ -331,6 +331,9 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
         try:
             found = self.service.ask("outcome", uid=uid)
         except (errors.RemoteError, errors.UnknownName):
+            other = known_jobs.get(uid)  # a job of another service, perhaps one that this process follows
+            if isinstance(other, Job) and isinstance(other._final, Failed):
+                return other.id, failure(other.id, other._final)
             return None
         event = pickles.event_from(found.get("event"))
         return (found["id"], failure(found["id"], event)) if isinstance(event, Failed) else None

@@ -35,6 +35,7 @@ from trun.handles import Job
 from trun.joboptions import OPTIONS, PLAIN, UNSET, Options, make_options
 from trun.messages import Call, JobSpec
 from trun.outcomes import known_jobs
+from trun.relaying import relay
 from trun.service import Service
 
 LOSERS = ("unneeded", "all", "none")
@@ -133,9 +134,7 @@ def submit(  # noqa: PLR0913 - the public signature
         *(when, service, name, resources, priority, retries, retry_delay),
         *(timeout, memory, on_never, memo, isolation, key),
     )
-    given = {
-        option: value for option, value, unset in zip(OPTIONS, named, UNSET, strict=True) if value is not unset
-    }
+    given = {option: value for option, value, unset in zip(OPTIONS, named, UNSET, strict=True) if value is not unset}
     if isinstance(fn, JobFunction):
         given = {**fn.options, **given}
         fn = fn.fn
@@ -316,13 +315,7 @@ def link_foreign(service: Service, inputs: tuple[str, ...], when: Any) -> None:
     for uid in subjects:
         job = known_jobs.get(uid)
         if job is not None and job.service is not service:
-            _relay(service, job.service, uid)
-
-
-def _relay(service: Service, origin: Service, uid: str) -> None:
-    """Pass the stream of a foreign job on to ``service``, from its beginning."""
-    past = [pickles.entry_from(data) for data in origin.ask("entries", job=uid, since=1)]
-    service.relay_from(origin, uid, past)
+            relay(uid, origin=job.service, target=service)
 
 
 def _inline(

@@ -196,6 +196,14 @@ class Flow:
             life.fired = int(TRUE)
             self.book.save(record)
 
+    def _root_abroad(self, subjects: Iterable[str]) -> str:
+        """Return the uid of the job of another service that began it, or nothing."""
+        for uid in subjects:
+            far = self.known.abroad.get(uid)
+            if far is not None and far.final is not None:
+                return getattr(far.final, "root", "") or uid
+        return ""
+
     def _blame(self, drop: Drop) -> tuple[str, str, str]:
         """Return why a condition is dead, the uid of the job that began it, and the kind of the cancellation."""
         records, found = self.book.records, []
@@ -206,7 +214,7 @@ class Flow:
                 found.append(record)
         if not found:
             expired = is_expired(records[str(drop.owner)].spec, drop.reason.atoms)
-            return str(drop.reason), "", "expired" if expired else "never"
+            return str(drop.reason), self._root_abroad(drop.reason.subjects), "expired" if expired else "never"
         first = min(found, key=lambda record: (record.life.state is JobState.COMPLETED, record.life.ended))
         root = first.life.root or first.spec.uid
         words = dict.fromkeys(f"{record.id} {outcome_words(record)}" for record in found[:3])
