@@ -22,6 +22,7 @@ from trun.adapters import pickles, places
 from trun.adapters.blobs import BlobFolder
 from trun.errors import MemoryExceeded
 from trun.executors.context import Channel, CurrentJob, Place, set_current_job
+from trun.executors.endings import size_text
 from trun.executors.protocol import Envelope
 from trun.messages import Aborted, Completed, Ended, ErrorInfo, Failed
 
@@ -142,11 +143,6 @@ def memory_error(envelope: Envelope, peak: int, info: ErrorInfo) -> ErrorInfo:
         traceback=info.traceback,
         tail=info.tail,
     )
-
-
-def size_text(size: int) -> str:
-    """Return a number of bytes as people read it."""
-    return f"{size / 1e9:.2f} GB" if size >= 10**9 else f"{size / 1e6:.0f} MB"
 
 
 class Peak:

@@ -83,7 +83,7 @@ class Processes:
         self._recycle_growth = recycle_growth
         self._depth = max(1, depth)
         self._may_suspend = suspended
-        self._crew = Crew(self._folder, service_key, max(1, (os.cpu_count() or 1) // self._workers))
+        self._crew = Crew(self._folder, service_key, max(1, len(os.sched_getaffinity(0)) // self._workers))
         self._where: dict[tuple[str, int], Hand | None] = {}
         self._backlog: deque[Sent] = deque()
         self._out: list[AnyReport] = []
@@ -97,6 +97,8 @@ class Processes:
 
     def open(self) -> None:
         """Start the zygote and the first worker; returns before they are ready."""
+        for part in ("scratch", "spill"):  # left by a process that was killed: nobody else works in this folder
+            shutil.rmtree(self._folder / part, ignore_errors=True)
         for part in ("logs", "scratch", "spill", "blobs"):
             (self._folder / part).mkdir(mode=0o700, parents=True, exist_ok=True)
         for left in self._logs.glob("worker-*.current"):
@@ -336,12 +338,19 @@ class Processes:
         grown = self._recycle_growth and peak > hand.base_rss + self._recycle_growth
         if grown and processtree.rss(hand.pid) <= hand.base_rss + self._recycle_growth:
             grown = False
-        if hand.closing or grown or (self._recycle_after and hand.done >= self._recycle_after):
+        if hand.closing or grown or self._has_too_many() or (self._recycle_after and hand.done >= self._recycle_after):
             self._give_back(hand.take_back())
             if not hand.queue:
                 hand.go()
             else:
                 hand.closing = True
+
+    def _has_too_many(self) -> bool:
+        """Whether there are more workers than slots, since some that waited for jobs of their own go on again."""
+        hands = self._crew.hands
+        if len(hands) <= self._workers:
+            return False
+        return sum(not (hand.suspended or hand.closing) for hand in hands.values()) > self._workers
 
     def _finish(self, ended: Ended) -> None:
         key = (ended.uid, ended.epoch)
@@ -383,7 +392,10 @@ class Processes:
         self._hear(hand)
         if not hand.ready:
             self._never_began(hand, f"it ended with status {status}; {tail_of(hand.log)}")
-        self._give_back(hand.take_back())
+        taken = hand.take_back()
+        for sent in reversed(taken):  # the next worker is as good: nobody else need hear of it
+            self._where[sent.key] = None
+            self._backlog.appendleft(sent)
         if hand.held is not None:
             self._finish(hand.held)
         elif hand.queue:
