@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trun.adapters.fetching import File, check_scheme
+from trun.adapters.fetching import File, check_url
 from trun.deferred import Deferred
 from trun.errors import BadOption
 from trun.executors.fetch import fetch, publish_file
@@ -25,8 +25,8 @@ def fetch_url(url: Any, auth: Any = None, when: Any = None, service: Any = None)
     Parameters
     ----------
     url
-        ``trun://``, ``file://``, ``http://`` or ``https://`` address, or a deferred piece of a result
-        (``reduction.output.url``); others need ``pip install 'trun[remote]'``.
+        ``trun://``, ``file://``, ``http://`` or ``https://`` address, or what gives one: a ``File``, a job whose result
+        is one, or a piece of a result (``reduction.url``). Other schemes need ``pip install 'trun[remote]'``.
     auth
         Credentials for another service (see ``trun.credentials``); a local service needs none.
     when
@@ -34,15 +34,15 @@ def fetch_url(url: Any, auth: Any = None, when: Any = None, service: Any = None)
     service
         Where to; default as in ``submit``.
     """
+    if isinstance(url, File):
+        url = url.url
     if not isinstance(url, (str, Deferred)):
         raise BadOption(f"url must be an address such as 'https://host/file', not {url!r}.")
-    if isinstance(url, str):
-        check_scheme(url)
+    if isinstance(url, str) and check_url(url) != "trun" and auth is not None:
+        raise BadOption(f"auth= is for the trun:// addresses of other services, not for {url!r}.")
     given: dict[str, Any] = {"name": "fetch"}
     if when is not None:
         given["when"] = when
     if service is not None:
         given["service"] = service
     return submit_call(fetch, (url, None if auth is None else str(auth)), {}, make_options(given))
-
-

@@ -35,6 +35,8 @@ SOCKET_PATH_BYTES = 107
 #: Run folders are kept this long, and so much of them in all, unless configured otherwise.
 KEEP_S = 30 * 24 * 3600.0
 KEEP_BYTES = 2 * 1024**3
+#: Above so many notes on where services lie, those of folders that are gone are removed.
+NOTES = 1000
 
 #: File systems on which two hosts may meet and a write-ahead log is not safe, and those where it depends on the set-up.
 REFUSED_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ncpfs", "fuse.sshfs"})
@@ -312,11 +314,16 @@ def file_system(folder: Path) -> str:
 
 def register_service(key: str, folder: Path) -> None:
     """Note where the service with this key keeps its files, for others of the same user on this machine."""
-    note = runtime_folder() / "services" / _plain_key(key)
-    note.parent.mkdir(exist_ok=True, mode=0o700)
-    part = note.with_suffix(f".{os.getpid()}")
+    notes = private_folder(runtime_folder() / "services", variable="TRUN_RUNTIME_DIR")
+    known = os.listdir(notes)
+    if len(known) > NOTES:
+        for old in known:
+            with contextlib.suppress(OSError):
+                if not Path((notes / old).read_text()).is_dir():
+                    (notes / old).unlink()
+    part = notes / f".{os.getpid()}"
     part.write_text(str(folder))
-    part.replace(note)
+    part.replace(notes / _plain_key(key))
 
 
 def service_folder(key: str) -> Path | None:

@@ -7,15 +7,22 @@ import urllib.parse
 from pathlib import Path
 
 from trun.adapters.fetching import File, bring, copy
-from trun.errors import UsageError
+from trun.errors import BadOption, UsageError
 from trun.executors.context import current_job
 
 
-def fetch(url: str, auth: str | None = None) -> File:
-    """Bring what an address names into the running job's folder (the payload of ``trun.fetch_url``)."""
+def fetch(url: str | File, auth: str | None = None) -> File:
+    """Bring what an address, or a file of another service, names into the running job's folder.
+
+    The payload of ``trun.fetch_url``. ``auth`` is not looked at: the services of one user need none.
+    """
     job = current_job()
     if job is None:
         raise UsageError("fetch runs inside a job; use trun.fetch_url(url).")
+    if isinstance(url, File):
+        url = url.url
+    if not isinstance(url, str):
+        raise BadOption(f"the address to fetch must be a text or a File, not {type(url).__name__} ({url!r}).")
     target = bring(url, Path(job.export_folder) / job.uid)
     return File(target, url=_address(job.service_key, job.uid, target.name))
 
@@ -23,8 +30,8 @@ def fetch(url: str, auth: str | None = None) -> File:
 def publish_file(path: str | os.PathLike[str]) -> File:
     """Make a file of the running job fetchable, and return it with its ``trun://`` address.
 
-    The content is copied into the service's export folder (a hard link where that is possible), so the job may remove
-    its own.
+    The content is copied into the service's export folder, so the job may go on to change its own file or remove it.
+    A second file of the same name replaces the first.
 
     Raises
     ------
