@@ -19,13 +19,11 @@ import threading
 import time
 import uuid
 from collections.abc import Generator, Iterator
-from pathlib import Path
 from typing import Any
 
 import trun.errors as errors
 import trun.service as services
 from trun.adapters import pickles
-from trun.adapters.blobs import BlobFolder
 from trun.conditions.atoms import (
     IsMessage,
     IsProgress,
@@ -301,8 +299,7 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
             payload = pickles.payload_from(found)
         if payload is None:
             return None
-        folder = self.service.welcome.folder if self.service.welcome is not None else ""
-        return pickles.load_result(payload, BlobFolder(Path(folder) / "blobs").open)
+        return pickles.load_result(payload, pickles.blob_opener(self.service.folder))
 
     def _error(self) -> BaseException:
         final = self._final

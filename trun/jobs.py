@@ -15,6 +15,7 @@ import hashlib
 import inspect
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from itertools import count
@@ -33,7 +34,7 @@ from trun.executors.context import current_job
 from trun.groups import Group
 from trun.handles import Job
 from trun.joboptions import OPTIONS, PLAIN, UNSET, Options, make_options
-from trun.messages import Call, JobSpec
+from trun.messages import Call, Completed, Failed, JobSpec, Perform, Performed
 from trun.outcomes import known_jobs
 from trun.relaying import relay
 from trun.service import Service
@@ -121,7 +122,7 @@ def submit(  # noqa: PLR0913 - the public signature
     memo
         Reuse what was computed before (not yet available).
     isolation
-        ``worker`` (a warm process), ``fresh`` (a process of its own) or ``inline`` (in this process, waits).
+        ``worker`` (a warm process), ``fresh`` (a process of its own) or ``inline`` (in this process, once it may run).
     key
         Idempotency key: a second submission under the same key is the same job.
 
@@ -171,8 +172,8 @@ def _name_of(fn: Any) -> str:
 def submit_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> Job:
     """Submit one call under checked options."""
     service = options.service if options.service is not None else services.current()
-    if options.isolation == "inline":
-        return _inline(fn, args, kwargs, options, service)
+    if options.isolation == "inline" and not service.owned:
+        raise BadOption(f"isolation='inline' is for a local service of this process, not for {service}.")
     spec, inputs = make_spec(fn, args, kwargs, options, service)
     job = Job(service, spec.uid, spec.name)
     link_foreign(service, inputs, options.when)
@@ -318,10 +319,24 @@ def link_foreign(service: Service, inputs: tuple[str, ...], when: Any) -> None:
             relay(uid, origin=job.service, target=service)
 
 
-def _inline(
-    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options, service: Service
-) -> Job:
-    raise BadOption("isolation='inline' runs in the caller's process and is refused by daemons; call f.call(...).")
+def perform(service: Service, wanted: Perform) -> None:
+    """Run an inline job of this process in a thread of its own, and tell the service what came of it."""
+
+    def run() -> None:
+        outcome: Completed | Failed
+        began = time.perf_counter()
+        try:
+            fn, args, kwargs = pickles.load_call(
+                wanted.function, wanted.arguments, wanted.inputs, pickles.blob_opener(service.folder)
+            )
+            result, values = pickles.dump_result(fn(*args, **kwargs), big=_big(service))
+            outcome = Completed(result=result, values=values, seconds=time.perf_counter() - began)
+        except BaseException as error:  # whatever it is, it is the job's end
+            seconds = time.perf_counter() - began
+            outcome = Failed(kind="raised", error=pickles.dump_error(error), seconds=seconds)
+        service.post(Performed(uid=wanted.uid, epoch=wanted.epoch, outcome=outcome))
+
+    threading.Thread(target=run, name=f"trun-inline-{wanted.uid}", daemon=True).start()
 
 
 # -- functions as jobs ------------------------------------------------------------------------------------------------
@@ -429,3 +444,4 @@ def _handle(service: Service, facts: dict[str, Any]) -> Job:
 services.doors["submit"] = submit
 services.doors["job"] = find_job
 services.doors["jobs"] = find_jobs
+services.doors["perform"] = perform

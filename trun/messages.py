@@ -396,6 +396,14 @@ class Do(Request, frozen=True):
     request: Cancel | Hold | Release | Retry | Tell | SetAtom | Resume
 
 
+class Performed(Request, frozen=True):
+    """What came of a job that the client ran in its own process (``isolation="inline"``)."""
+
+    uid: str
+    epoch: int
+    outcome: Completed | Failed
+
+
 class Drain(Request, frozen=True):
     """Answer with ``Answer`` as soon as no job of this session is unfinished (``cancel`` ends them first)."""
 
@@ -455,6 +463,16 @@ class Refuse(Message, frozen=True):
 
     uids: tuple[str, ...]
     error: ErrorInfo
+
+
+class Perform(Message, frozen=True):
+    """Run this job in your own process: it is inline, and its condition holds. Answered by ``Performed``."""
+
+    uid: str
+    epoch: int
+    function: bytes
+    arguments: Payload
+    inputs: dict[str, Payload] = {}
 
 
 # -- reports: from executors, watchers and the engine into the machine ------------------------------------------------
@@ -570,7 +588,7 @@ class JobSpec(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     memory: int | None = None
     #: cancel, hold, skip or run
     on_never: str = "cancel"
-    #: worker or fresh
+    #: worker, fresh, or inline (in the process of the client that submitted it)
     isolation: str = "worker"
     #: uid of the group that the job is a member of, or empty
     group: str = ""
@@ -619,10 +637,11 @@ AnyRequest = (
     | Suspend
     | Resume
     | Do
+    | Performed
     | Drain
     | Bye
 )
-AnyAnswer = Welcome | Entries | Gap | Answer | Refuse
+AnyAnswer = Welcome | Entries | Gap | Answer | Refuse | Perform
 AnyReport = (
     Ended | Emitted | Returned | Missing | Adopted | ResourcesLowered | AtomMoved | Replayed | OwnerLeft | Tick
 )

@@ -43,6 +43,7 @@ from trun.messages import (
     Hold,
     JobSpec,
     Listen,
+    Perform,
     Refuse,
     Release,
     Resume,
@@ -149,6 +150,11 @@ class Service:
         """Opaque key of the service: the same under every alias."""
         return self.wait_ready().service_key
 
+    @property
+    def folder(self) -> str:
+        """State folder of the service, for clients on the same machine; empty before the greeting."""
+        return self.welcome.folder if self.welcome is not None else ""
+
     def heard(self, answers: Sequence[AnyAnswer]) -> None:
         """Take what the wire received (in its thread)."""
         for answer in answers:
@@ -161,6 +167,8 @@ class Service:
                     future.set_result(answer)
             elif kind is Refuse:
                 self._refused(answer)  # type: ignore[arg-type]
+            elif kind is Perform:
+                doors["perform"](self, answer)
             elif kind is Welcome:
                 self._welcomed(answer)  # type: ignore[arg-type]
             elif kind is Gap:

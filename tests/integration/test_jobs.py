@@ -482,3 +482,14 @@ def test_big_arrays_go_there_and_back() -> None:
 
     assert (found == data * 2).all()
     found[0] = 1.0
+
+
+def test_an_inline_job_runs_in_this_process_when_its_condition_holds() -> None:
+    first = trun.submit(add, 1, 1)
+
+    job = trun.submit(lambda x: (os.getpid(), x), first, isolation="inline", when=first.iscompleted)
+    bad = trun.submit(fail, "here", isolation="inline")
+
+    assert job.result(WAIT_S) == (os.getpid(), 2)
+    with pytest.raises(ValueError, match="here"):
+        bad.result(WAIT_S)

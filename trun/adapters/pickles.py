@@ -432,6 +432,11 @@ def blob_writer(folder: str | os.PathLike[str]) -> Big:
     return found
 
 
+def blob_opener(folder: str | os.PathLike[str]) -> OpenBlob:
+    """Return the opener of big buffers of a service whose state folder is ``folder``."""
+    return BlobFolder(Path(folder) / "blobs").open
+
+
 def digest_of(*parts: Any) -> str:
     """Return the hexadecimal BLAKE2b-128 digest of texts, bytes and messages, one after the other."""
     found = hashlib.blake2b(digest_size=16)

@@ -28,10 +28,12 @@ from trun.messages import GroupSpec, JobSpec, Submit
 RESERVED = frozenset({"condition", "service", ""})
 #: Longer wire forms are not written out in ``Submitted``.
 SHOWN_BYTES = 2000
+#: Jobs of a circle that are named.
+SHOWN_STEPS = 20
 _CHOICES: dict[str, tuple[str, ...]] = {
     "kind": ("call", "first", "fetch"),
     "on_never": ("cancel", "hold", "skip", "run"),
-    "isolation": ("worker", "fresh"),
+    "isolation": ("worker", "fresh", "inline"),
     "losers": ("unneeded", "all", "none"),
 }
 
@@ -234,6 +236,13 @@ class Door:
             return self._book.records[one].id if one in self._book.records else names.get(one, one)
 
         steps = [*path[path.index(uid) :], uid]
+        if len(steps) > SHOWN_STEPS:
+            ends = SHOWN_STEPS // 2
+            left, right = map(name, steps[:ends]), map(name, steps[-ends:])
+            return (
+                f"{len(steps) - 1} jobs wait for one another in a circle: "
+                f"{' -> '.join(left)} -> ... -> {' -> '.join(right)}"
+            )
         return f"these jobs wait for one another in a circle: {' -> '.join(map(name, steps))}"
 
 

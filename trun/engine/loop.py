@@ -39,6 +39,7 @@ from trun.messages import (
     Define,
     Do,
     Drain,
+    Ended,
     Entry,
     ErrorInfo,
     Gap,
@@ -49,6 +50,8 @@ from trun.messages import (
     Missing,
     OwnerLeft,
     Payload,
+    Perform,
+    Performed,
     Refuse,
     Relay,
     Replayed,
@@ -237,7 +240,11 @@ class Engine:
         orders: list[Order] = []
         for effect in after:
             if type(effect) is effects.Start:
-                orders.append(self.payloads.order(effect.uid, effect.epoch))
+                order = self.payloads.order(effect.uid, effect.epoch)
+                if order.spec.isolation == "inline":
+                    self._let_perform(order)
+                else:
+                    orders.append(order)
             else:
                 self._perform(effect)
         if orders:
@@ -255,6 +262,25 @@ class Engine:
         answers, self._answers = self._answers, []
         for peer, answer in answers:
             self._send(peer, [answer])
+
+    def _let_perform(self, order: Order) -> None:
+        """Ask the client to run one of its inline jobs."""
+        call = order.spec.call
+        if call is not None:
+            ask = Perform(
+                uid=order.uid,
+                epoch=order.epoch,
+                function=order.function,
+                arguments=call.arguments,
+                inputs=order.inputs,
+            )
+            self._reply_to(order.spec.session, ask)
+
+    def _performed(self, peer: bytes, message: Performed, now: float) -> None:
+        record = self.machine.records.get(message.uid)
+        if record is not None and record.spec.isolation == "inline":
+            ended = Ended(uid=message.uid, epoch=message.epoch, outcome=message.outcome)
+            self._gather(self.machine.handle(ended, now))
 
     def _perform(self, effect: effects.Effect) -> None:
         match effect:
@@ -463,6 +489,7 @@ _TAKE: dict[type, Callable[..., None]] = {
     Suspend: Engine._suspend,
     Resume: Engine._resume,
     Drain: Engine._drain,
+    Performed: Engine._performed,
     Bye: Engine._bye,
 }
 
