@@ -31,6 +31,8 @@ BATCH_BYTES = 4 * 1024 * 1024
 FRAMES_AT_ONCE = 256
 #: Seconds that unsent messages are given at the end.
 LINGER_S = 2.0
+#: Longest sleep: a sender that is interrupted (Ctrl-C) just before it wakes us costs no more than this.
+IDLE_S = 1.0
 
 
 class Line(Protocol):
@@ -48,7 +50,7 @@ class Line(Protocol):
         """Send frames together, without waiting."""
         ...
 
-    def wait(self, wake_fd: int, wait_s: float | None) -> bool:
+    def wait(self, wake_fd: int, wait_s: float) -> bool:
         """Wait until something happens, or ``wake_fd`` is readable (then True)."""
         ...
 
@@ -193,7 +195,7 @@ class Connection:
             if (self._up and not self._is_sent()) or self._deadline is not deadline:
                 self._asleep = False
                 return True
-            wait = None if deadline is None else max(0.0, deadline - time.monotonic())
+            wait = IDLE_S if deadline is None else min(IDLE_S, max(0.0, deadline - time.monotonic()))
             if line.wait(self._wake.fd, wait):  # type: ignore[union-attr]
                 self._wake.clear()  # type: ignore[union-attr]
             self._asleep = False

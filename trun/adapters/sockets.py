@@ -10,6 +10,7 @@ import os
 import socket
 import stat
 import struct
+import threading
 from pathlib import Path
 
 from trun.adapters.folders import Holder, check_socket_path, held_by
@@ -65,11 +66,15 @@ class Wake:
             self.fd, self._write = os.pipe()
             os.set_blocking(self.fd, False)
             os.set_blocking(self._write, False)
+        # A descriptor that was closed may be another file's a moment later: nobody may write to it then.
+        self._lock = threading.Lock()
 
     def set(self) -> None:
-        """Wake it, from any thread; more than once is as good as once."""
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._write, b"\1\0\0\0\0\0\0\0")
+        """Wake it, from any thread; more than once is as good as once, and after ``close`` it is nothing."""
+        with self._lock:
+            if self._write >= 0:
+                with contextlib.suppress(BlockingIOError):
+                    os.write(self._write, b"\1\0\0\0\0\0\0\0")
 
     def clear(self) -> None:
         """Take note, in the thread that was woken."""
@@ -77,7 +82,10 @@ class Wake:
             os.read(self.fd, 4096)
 
     def close(self) -> None:
-        """Close the descriptors."""
-        os.close(self.fd)
-        if self._write != self.fd:
-            os.close(self._write)
+        """Close the descriptors; a second call does nothing."""
+        with self._lock:
+            if self._write >= 0:
+                os.close(self.fd)
+                if self._write != self.fd:
+                    os.close(self._write)
+                self._write = -1

@@ -324,12 +324,12 @@ class _Line:
         """Hand the frames to ZeroMQ as one message."""
         self._socket.send_multipart(frames, zmq.NOBLOCK)
 
-    def wait(self, wake_fd: int, wait_s: float | None) -> bool:
+    def wait(self, wake_fd: int, wait_s: float) -> bool:
         """Wait until something happens; True when it was ``wake_fd``."""
         if self._wake_fd != wake_fd:
             self._poller.register(wake_fd, zmq.POLLIN)
             self._wake_fd = wake_fd
-        found = self._poller.poll(None if wait_s is None else int(wait_s * 1000) + 1)
+        found = self._poller.poll(int(wait_s * 1000) + 1)
         return any(what == wake_fd for what, _ in found)
 
     def reopen(self) -> None:

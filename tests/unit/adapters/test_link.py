@@ -41,10 +41,10 @@ class PlayedLine:
             for request in decode_requests(frame):
                 self.sent.put(request)
 
-    def wait(self, wake_fd: int, wait_s: float | None) -> bool:
+    def wait(self, wake_fd: int, wait_s: float) -> bool:
         # What the test plays wakes nobody, so look for it often; what threads send must wake us by the descriptor.
         self.waits += 1
-        return bool(select.select([wake_fd], [], [], 0.01 if wait_s is None else min(wait_s, 0.01))[0])
+        return bool(select.select([wake_fd], [], [], min(wait_s, 0.01))[0])
 
     def reopen(self) -> None:
         self.reopened += 1
