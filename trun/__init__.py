@@ -194,7 +194,8 @@ def __getattr__(name: str) -> Any:
         try:
             return importlib.import_module(f"{__name__}.{name}")
         except ModuleNotFoundError:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+            hint = importlib.import_module("trun.errors").nearest(name, __all__)
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}.{hint}") from None
     if room in _DOORS:
         importlib.import_module("trun.families")
         importlib.import_module("trun.connect")

@@ -211,6 +211,11 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
         return self._id
 
     @property
+    def _label(self) -> str:
+        """The display name as far as it is known: never waits."""
+        return self._id or self.name
+
+    @property
     def service_key(self) -> str:
         """Key of the service that the job belongs to."""
         return self.service.key
@@ -263,7 +268,7 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
         with slot_given_back():
             _, open_ = concurrent.futures.wait([self], timeout)
         if open_:
-            raise TimeoutError(f"{self._id or self.name} has not ended within {timeout:g} s; it goes on.")
+            raise TimeoutError(f"{self._label} has not ended within {timeout:g} s; it goes on.")
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the job and return what it returned.
@@ -305,7 +310,7 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
         final = self._final
         if self._refused is not None and final is None:
             return refusal(self._refused)
-        label = self._id or self.name
+        label = self._label
         if isinstance(final, Failed):
             return failure(label, final)
         kind, verb = _ENDS[type(final)]  # type: ignore[index]
@@ -453,7 +458,7 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
                 return None
             return answer.result(timeout)
         except TimeoutError:
-            raise TimeoutError(f"{self._id or self.name} has not replied within {timeout:g} s.") from None
+            raise TimeoutError(f"{self._label} has not replied within {timeout:g} s.") from None
         finally:
             self._atoms.pop(token, None)
 
@@ -471,7 +476,7 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
         self.service.do(Retry(uids=(self.uid,), downstream=downstream))
 
     def __repr__(self) -> str:
-        label = self._id or self.name
+        label = self._label
         text = f"{label} {self._now.value}"
         if self._now is JobState.RUNNING and self._progress is not None:
             text += f" {self._progress.fraction:.0%}"

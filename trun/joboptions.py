@@ -83,6 +83,8 @@ def make_options(given: dict[str, Any]) -> Options:
             raise BadOption(f"timeout must be more than 0 s, not {given['timeout']!r}.")
     if checked.get("memory") is not None:
         checked["memory"] = memory_bytes(checked["memory"], "memory")
+    if checked.get("memo"):
+        raise BadOption("memo is not there yet in this version of trun; leave it out, and every submission runs.")
     checked["resources"] = _resources(checked.get("resources"))
     return Options(**checked)
 

@@ -207,7 +207,7 @@ class JobAtom(Latched):
                 raise BadOption(f"{type(self).__name__} takes a job or its uid, not {type(job).__name__} ({job!r}).")
             self.subject = uid
             self.service_key = service_key or str(getattr(job, "service_key", "") or "")
-            self.label = label or str(getattr(job, "name", "") or "")
+            self.label = label or str(getattr(job, "_label", "") or getattr(job, "name", "") or "")
         self._check()
         tail = "" if argument is None else f":{self.argument}"
         self._key = f"job:{self.subject}:{self.what}{tail}"
