@@ -15,6 +15,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import as_completed
 from importlib import resources, util
 from pathlib import Path
 from typing import Any
@@ -217,7 +218,7 @@ def table(title: str, report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def plot(reports: Sequence[dict[str, Any]], folder: Path) -> str:
+def plot(reports: dict[str, dict[str, Any]], folder: Path) -> str:
     """Draw data, fits and profiles into FOLDER/reflectometry.png, where matplotlib is installed."""
     if util.find_spec("matplotlib") is None:
         return 'no plot: pip install "trun[examples]" brings matplotlib'
@@ -227,13 +228,15 @@ def plot(reports: Sequence[dict[str, Any]], folder: Path) -> str:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
-    for axis, report in zip(axes, reports, strict=False):
+    colours = iter(("tab:gray", "tab:blue", "tab:orange", "tab:green"))
+    for axis, (title, report) in zip(axes, reports.items(), strict=False):
         for name, curve in report["curves"].items():
-            axis.errorbar(curve["Q"], curve["R"], curve["dR"], fmt=".", markersize=3, elinewidth=0.5, label=name)
+            colour, dots = next(colours), {"fmt": ".", "markersize": 3, "elinewidth": 0.5}
+            axis.errorbar(curve["Q"], curve["R"], curve["dR"], color=colour, label=name, **dots)
             axis.plot(curve["Q"], curve["fit"], color="black", linewidth=1, zorder=3)
-            axes[2].plot(curve["depth"], curve["SLD"], label=name)
+            axes[2].plot(curve["depth"], curve["SLD"], color=colour, label=name)
         axis.set(xscale="log", yscale="log", xlabel="Q [1/Å]", ylabel="reflectivity")
-        axis.set_title(f"chi-squared {report['chisq']:.2f}")
+        axis.set_title(f"{title}, chi-squared {report['chisq']:.2f}")
     axes[0].set_ylim(1e-6, 2)
     axes[2].set(xlabel="depth [Å]", ylabel="scattering length density [1e-6/Å²]", title="profiles")
     for axis in axes:
@@ -259,6 +262,10 @@ with compufans:
     two_are_good = trun.at_least(2, *[trial.improved("chisq < 3") for trial in trials])
     together = trun.submit(fit_film, list(WATERS), [190, 210, 230], [0.3, 0.6], when=two_are_good, name="together")
 
+jobs = [reduction, fetch, model, assembly, fit, *trials, together]
+for _ in trun.progress(as_completed(jobs), total=len(jobs)):
+    pass  # a bar, where there is a terminal; the results are wanted in order
+
 print(table("wafer", fit.result()))
 for file, trial in zip(WATERS, trials, strict=True):
     print(table(f"film under {WATERS[file][0]} alone", trial.result()))
@@ -266,4 +273,4 @@ print(table("film under three waters", together.result()))
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="trun-reflectometry-"))
 folder.mkdir(parents=True, exist_ok=True)
-print(plot([fit.result(), together.result()], folder))
+print(plot({"wafer": fit.result(), "film under three waters": together.result()}, folder))
