@@ -366,12 +366,9 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
     # -- conditions
 
     def _past(self) -> Iterator[Event]:
-        if self._now is JobState.QUEUED:
-            yield Queued()
-        if self._times[1]:
-            yield Started()
-        for entry in list(self._messages):
-            yield entry.event
+        if self._times[1] or self._now is JobState.QUEUED:
+            yield Started() if self._times[1] else Queued()
+        yield from (entry.event for entry in list(self._messages))
         if self._final is not None:
             yield self._final
 

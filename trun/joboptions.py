@@ -63,6 +63,21 @@ def make_options(given: dict[str, Any]) -> Options:
         if name not in OPTIONS:
             raise UnknownName(f"a job has no option {name!r}.", name=name, known=OPTIONS)
     checked = dict(given)
+    _check_words(checked)
+    if "retry_delay" in checked:
+        checked["retry_delay"] = span_seconds(checked["retry_delay"], "retry_delay")
+    if checked.get("timeout") is not None:
+        checked["timeout"] = span_seconds(checked["timeout"], "timeout")
+        if checked["timeout"] <= 0:
+            raise BadOption(f"timeout must be more than 0 s, not {given['timeout']!r}.")
+    if checked.get("memory") is not None:
+        checked["memory"] = memory_bytes(checked["memory"], "memory")
+    checked["resources"] = _resources(checked.get("resources"))
+    return Options(**checked)
+
+
+def _check_words(checked: dict[str, Any]) -> None:
+    """Check the options that are taken as they are."""
     for name, allowed in (("on_never", ON_NEVER), ("isolation", ISOLATION)):
         if checked.get(name, allowed[0]) not in allowed:
             choice = ", ".join(repr(a) for a in allowed)
@@ -75,18 +90,8 @@ def make_options(given: dict[str, Any]) -> Options:
         raise BadOption(f"priority must be a number, not {checked['priority']!r}.")
     if checked.get("name") is not None and (not isinstance(checked["name"], str) or not checked["name"].strip()):
         raise BadOption(f"name must be a text, not {checked['name']!r}.")
-    if "retry_delay" in checked:
-        checked["retry_delay"] = span_seconds(checked["retry_delay"], "retry_delay")
-    if checked.get("timeout") is not None:
-        checked["timeout"] = span_seconds(checked["timeout"], "timeout")
-        if checked["timeout"] <= 0:
-            raise BadOption(f"timeout must be more than 0 s, not {given['timeout']!r}.")
-    if checked.get("memory") is not None:
-        checked["memory"] = memory_bytes(checked["memory"], "memory")
     if checked.get("memo"):
         raise BadOption("memo is not there yet in this version of trun; leave it out, and every submission runs.")
-    checked["resources"] = _resources(checked.get("resources"))
-    return Options(**checked)
 
 
 def _resources(given: Any) -> dict[str, float]:
