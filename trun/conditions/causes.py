@@ -24,7 +24,9 @@ from trun.conditions.value import HOLDS, NEVER, TRUE, WAIT, Value
 #: How many partial choices may be looked at for one iterator of missing sets.
 BUDGET = 50_000
 #: How many sets are sorted and compared before the first is given, where an atom stands in several places.
-LOOKAHEAD = 500
+LOOKAHEAD = 200
+#: An expression that shares parts may mention an atom in astronomically many places.
+MAX_USES = 10**9
 _IMPOSSIBLE = float("inf")
 
 
@@ -59,9 +61,6 @@ class _Choice(NamedTuple):
     sums: tuple[float, ...] = ()
 
 
-_NONE = _Choice(1, ())
-
-
 class Causes:
     """A condition with the values that its parts had when it was asked."""
 
@@ -74,8 +73,8 @@ class Causes:
         self.condition = condition
         #: Value of each node, by id.
         self.values: dict[int, Value] = {}
-        uses: dict[str, int] = {}
-        for node in postorder(condition):
+        nodes = list(postorder(condition))
+        for node in nodes:
             if isinstance(node, Leaf):
                 self.values[id(node)] = Value(lookup(node))
                 continue
@@ -83,11 +82,8 @@ class Causes:
             if found is None:
                 found = combine(node, [self.values[id(child)] for child in node.of])
             self.values[id(node)] = Value(found)
-            for child in node.of:
-                if isinstance(child, Leaf):
-                    uses[child.key] = uses.get(child.key, 0) + 1
-        self._uses = uses
-        self._repeated = any(times > 1 for times in uses.values())
+        self._uses = _count_uses(nodes)
+        self._repeated = any(times > 1 for times in self._uses.values())
         self._costs: dict[tuple[int, Goal], float] = {}
 
     @property
@@ -111,7 +107,8 @@ class Causes:
         if goal is Goal.STAYS:
             return _Choice(1, ((child, Goal.STAYS),))
         if goal is Goal.DECIDED or isinstance(node, Settled):
-            return _Choice(1, ((child, Goal.DECIDED),)) if goal is not Goal.DEAD else _NONE
+            # settled(...) is never false for good: no number of children is enough.
+            return _Choice(2 if goal is Goal.DEAD else 1, ((child, Goal.DECIDED),))
         turned = Goal.READY
         if goal is Goal.READY:
             turned = Goal.DEAD if isinstance(node, Never) or value < HOLDS else Goal.LAPSED
@@ -134,6 +131,10 @@ class Causes:
         if goal is Goal.READY:
             many = need - sum(1 for value in values if value >= HOLDS)
             open_ = [child for child, value in zip(of, values, strict=True) if value is WAIT]
+            if self.values[id(node)] is HOLDS:
+                # It is true, but not for good.
+                many = need - values.count(TRUE)
+                open_ = [child for child, value in zip(of, values, strict=True) if value in (WAIT, HOLDS)]
         elif goal is Goal.DEAD:
             many = len(of) - need + 1 - sum(1 for value in values if value <= NEVER)
             open_ = [child for child, value in zip(of, values, strict=True) if NEVER < value < TRUE]
@@ -148,7 +149,13 @@ class Causes:
         """Return the leaves that matter now: undecided ones that could help, or one minimal set that killed it."""
         if self.value <= NEVER:
             return self.decisive()
-        return () if self.value >= HOLDS else self._reach(self.condition, Goal.READY)
+        if self.value >= HOLDS:
+            return ()
+        return self._reach(self.condition, Goal.READY) or self._undecided()
+
+    def _undecided(self) -> tuple[Part, ...]:
+        open_ = (leaf for leaf in self.condition.depends if WAIT <= self.values[id(leaf)] <= HOLDS)
+        return tuple(Part(leaf, Goal.DECIDED) for leaf in open_)
 
     def _reach(self, root: Condition, goal: Goal) -> tuple[Part, ...]:
         found: dict[Part, None] = {}
@@ -215,7 +222,7 @@ class Causes:
                 stack.pop()
                 continue
             if isinstance(node, Leaf):
-                costs[id(node), goal] = 1.0 / self._uses.get(node.key, 1)
+                costs[id(node), goal] = 1.0 / self._uses[node.key]
                 continue
             choice = self.step(node, goal)
             unknown = [part for part in choice.of if (id(part[0]), part[1]) not in costs]
@@ -271,6 +278,19 @@ class Causes:
                 for part in reversed(choice.of[place:] if choice.many else ()):
                     pending = _Pending.node(self, *part, pending)
             yield _unrolled(chosen)
+
+
+def _count_uses(nodes: Sequence[Condition]) -> dict[str, int]:
+    """Return {key of a leaf: in how many places it stands}, of nodes that come before those that use them."""
+    places = {id(nodes[-1]): 1}
+    found: dict[str, int] = {}
+    for node in reversed(nodes):
+        here = min(places[id(node)], MAX_USES)
+        if isinstance(node, Leaf):
+            found[node.key] = found.get(node.key, 0) + here
+        for child in node.of:
+            places[id(child)] = places.get(id(child), 0) + here
+    return found
 
 
 class _Chosen(NamedTuple):

@@ -49,6 +49,7 @@ class Explanation:
         self._data: Mapping[str, Any] | None = None
         self._shared: set[str] | None = None
         self._rows: list[Row] | None = None
+        self._ways: list[tuple[Part, ...]] | None = None
         #: What the condition is worth.
         self.value: Value = self._causes.value
         #: Lines that others add: resources, the queue.
@@ -95,13 +96,18 @@ class Explanation:
         return f"{'can never hold' if self.value is NEVER else 'cancelled'}: {said}"
 
     def _starts_when(self) -> str:
-        ways = list(itertools.islice(self._causes.missing(), SETS_IN_TEXT + 1))
+        ways = self._first_ways()[: SETS_IN_TEXT + 1]
         if not ways:
             return "waits, although what it asks for cannot come true together"
         said = [_several(self._phrases(parts[: PARTS_IN_TEXT + 1]), parts) for parts in ways[:SETS_IN_TEXT]]
         unlike = list(dict.fromkeys(said))
         more = ", or in other ways" if len(ways) > len(unlike) else ""
         return f"starts when {', or '.join(unlike)}{more}"
+
+    def _first_ways(self) -> list[tuple[Part, ...]]:
+        if self._ways is None:
+            self._ways = list(itertools.islice(self._causes.missing(), SETS_IN_DATA))
+        return self._ways
 
     def _phrases(self, parts: tuple[Part, ...]) -> list[str]:
         return [phrase(part.leaf, part.goal, *self._name(part.leaf)) for part in parts]
@@ -180,8 +186,8 @@ class Explanation:
 
     def _missing_texts(self) -> list[list[str]]:
         if self._data is not None:
-            return [sorted(one) for one in self.missing]
-        ways = itertools.islice(self._causes.missing(), SETS_IN_DATA)
+            return [[str(text) for text in one] for one in _list(self._data, "missing") if isinstance(one, list)]
+        ways = self._first_ways()[:SETS_IN_DATA]
         return [
             self._phrases(parts[:PARTS_IN_DATA])
             + ([f"{len(parts) - PARTS_IN_DATA} more"] if len(parts) > PARTS_IN_DATA else [])
@@ -214,6 +220,8 @@ def _texts(data: Mapping[str, Any], field: str) -> list[str]:
 
 def _several(said: list[str], parts: tuple[Part, ...]) -> str:
     """Join phrases; of many, the first few and how many more."""
+    if not parts:
+        return "enough time has passed"
     if len(parts) <= PARTS_IN_TEXT:
         return " and ".join(said)
     shown = PARTS_IN_TEXT - 1
