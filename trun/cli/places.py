@@ -21,12 +21,13 @@ from typing import Any, Protocol
 
 from trun.adapters import folders
 from trun.errors import ServiceUnavailable, StateError, TrunError, UnknownName, nearest
-from trun.messages import Bye
 from trun.service import Service
 
 #: Seconds that a living service may take to greet, and to answer a question.
 GREET_S = 5.0
 ANSWER_S = 30.0
+#: Seconds that a goodbye may take.
+LEAVE_S = 2.0
 #: Records of ended runs that are looked through for a job, the newest first.
 RECORDS = 50
 
@@ -97,14 +98,10 @@ class LiveSource:
 
     def close(self) -> None:
         """Leave the service alone: it goes on."""
-        service = self.service
-        if service.closed:
-            return
+        if self.service.welcome is None:
+            self.service.give_up(ServiceUnavailable(f"the service of run {self.place.run} does not answer."))
         with contextlib.suppress(TrunError):
-            service.post(Bye())
-        service.closed = True
-        if service._wire is not None:
-            service._wire.close()
+            self.service.close(timeout=LEAVE_S)
 
 
 class EndedSource:

@@ -21,13 +21,12 @@ from typing import Any
 from trun.adapters import folders
 from trun.cli.arguments import Parser, whole
 from trun.cli.listing import fit
-from trun.cli.places import Place, all_places, named_places, place_of
+from trun.cli.places import LEAVE_S, Place, all_places, named_places, place_of
 from trun.cli.text import Paint, count
 from trun.cli.watching import LINES_S, SHARE, STANDING, Follower, move_line, summary, verdict
 from trun.core.record import JobState
 from trun.engine.offline import Record
 from trun.errors import BadOption, TrunError, UnknownName, UsageError
-from trun.messages import Bye
 from trun.service import Service
 
 WAITING, INTERRUPTED = 3, 130
@@ -135,11 +134,7 @@ def _carry_on(place: Place, workers: int | None, resources: dict[str, float], pa
 def _stop(service: Service) -> None:
     """End the node now; what runs is stopped and stays on record."""
     with contextlib.suppress(TrunError):
-        service.post(Bye(stop=True))
-    service.closed = True
-    service.on_close()
-    if service._wire is not None:
-        service._wire.close()
+        service.close(timeout=LEAVE_S)
 
 
 class _Ends(Follower):

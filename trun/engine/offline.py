@@ -21,7 +21,7 @@ from trun.core.record import JobState, Life
 from trun.engine.loop import Engine
 from trun.engine.views import VIEWS
 from trun.errors import UnknownName
-from trun.executors.protocol import log_name
+from trun.executors.protocol import current_log_name, log_name
 from trun.messages import AnyReport, JobSpec, Welcome
 from trun.ports import Journal, Order, Room
 
@@ -81,7 +81,7 @@ def _restored(journal: ReadOnlyJournal, folder: Path, name: str) -> Engine:
     return Engine(
         machine=machine,
         journal=cast(Journal, journal),  # its one missing half, commit, is never called: no step is made
-        executor=_NoWorkers(folder),
+        executor=_NoWorkers(folder, [(spec.uid, life.run, life.attempt) for spec, life in stored if _is_lost(life)]),
         endpoint=None,
         clock=_Stopped(ended),
         welcome=Welcome(service_key=key, name=name, epoch=epoch, folder=str(folder)),
@@ -94,6 +94,10 @@ def _restore(machine: Machine, spec: JobSpec, life: Life, now: float) -> None:
         # This machine is a copy for looking at: saying "lost" here writes nothing anywhere.
         life.state, life.reason, life.ended = JobState.LOST, KILLED, now
     machine.restore(spec, life)
+
+
+def _is_lost(life: Life) -> bool:
+    return life.state is JobState.LOST
 
 
 class _Stopped:
@@ -112,8 +116,10 @@ class _NoWorkers:
 
     capabilities: frozenset[str] = frozenset()
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, lost: list[tuple[str, int, int]]) -> None:
         self._logs = folder / "logs"
+        #: (uid, run, attempt) of what ran when the service was killed.
+        self._lost = lost
 
     def open(self) -> None:
         """Start nothing."""
@@ -151,8 +157,15 @@ class _NoWorkers:
         return None
 
     def log_path(self, uid: str, run: int, attempt: int) -> str | None:
-        """File with the printed output of an attempt."""
-        return str(self._logs / log_name(uid, run, attempt))
+        """File with the printed output of an attempt.
+
+        A worker that was killed with its service had no time to name its file; where only one job ran it is known.
+        """
+        path = self._logs / log_name(uid, run, attempt)
+        if not path.exists() and self._lost == [(uid, run, attempt)]:
+            unnamed = [each for each in self._logs.glob(current_log_name("*")) if each.stat().st_size]
+            path = unnamed[0] if len(unnamed) == 1 else path
+        return str(path)
 
     def close(self, *, detach: bool = False) -> None:
         """Nothing was opened."""
