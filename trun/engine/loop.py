@@ -23,6 +23,7 @@ from trun.core import record as effects
 from trun.core.codec import decode_group, decode_life, encode
 from trun.core.machine import Machine
 from trun.engine.payloads import Payloads
+from trun.engine.sessions import Session, left_moving
 from trun.engine.streams import Subscriptions
 from trun.errors import StateFull, TrunError, UnknownName
 from trun.messages import (
@@ -77,21 +78,6 @@ class View(Protocol):
         ...
 
 
-class Session:
-    """One client as the node knows it: the transport peer of the moment, and how many of its jobs are unfinished."""
-
-    __slots__ = ("closing", "detach", "drains", "name", "peer", "pid", "unfinished")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.peer: bytes | None = None
-        self.pid = 0
-        self.detach = False
-        self.unfinished = 0
-        self.drains: list[str] = []
-        self.closing = False
-
-
 class Engine:
     """Owns a machine and performs what it orders. All methods belong to one thread."""
 
@@ -125,6 +111,7 @@ class Engine:
         self.full: StateFull | None = None
         self.counts: Counter[str] = Counter()
         self._resumes: dict[tuple[str, int], tuple[str, str]] = {}
+        self._draining = False
         # what the present step gathers
         self._batch = Batch()
         self._dirty: dict[str, None] = {}
@@ -259,6 +246,8 @@ class Engine:
         if published or self.streams.pending:
             for peer, batch in self.streams.publish(published):
                 self._send(peer, batch)
+        if self._draining:
+            self._end_drains()
         answers, self._answers = self._answers, []
         for peer, answer in answers:
             self._send(peer, [answer])
@@ -315,10 +304,6 @@ class Engine:
         if isinstance(entry.event, FINAL):
             self.counts[record.life.state.value] += 1
             session.unfinished -= 1
-            if session.unfinished <= 0 and session.drains:
-                for token in session.drains:
-                    self._reply_to(session.name, Answer(token=token))
-                session.drains = []
         else:
             session.unfinished += 1
 
@@ -442,17 +427,18 @@ class Engine:
                 if record.spec.session == session.name and not record.life.state.is_final
             )
             self._quiet(peer, Cancel(uids=uids, reason="the script was interrupted"), now)
+            session.cancelled = True
         session.drains.append(message.token)
-        self._again_drains(session)
+        self._draining = True
 
-    def _again_drains(self, session: Session) -> None:
-        if session.unfinished <= 0 and not any(
-            record.spec.session == session.name and not record.life.state.is_final
-            for record in self.machine.records.values()
-        ):
-            for token in session.drains:
-                self._reply_to(session.name, Answer(token=token))
-            session.drains = []
+    def _end_drains(self) -> None:
+        waiting = [session for session in self.sessions.values() if session.drains]
+        self._draining = bool(waiting)
+        for session in waiting:
+            if session.unfinished <= 0 and (session.cancelled or not left_moving(self.sessions, self.machine.records)):
+                for token in session.drains:
+                    self._reply_to(session.name, Answer(token=token))
+                session.drains = []
 
     def _bye(self, peer: bytes, message: Bye, now: float) -> None:
         session = self.peers.get(peer)

@@ -1,0 +1,44 @@
+"""The clients of a service as its node knows them, and who must be waited for before a private node may end.
+
+Holds facts only; the engine brings them about. Who may come in: the engine and its driver. Rule: a job counts for the
+session that submitted it, also after that session has gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from trun.core.record import JobRecord, JobState
+
+#: States of a job that will end, whatever anybody does.
+_MOVING = frozenset({JobState.NEW, JobState.QUEUED, JobState.RUNNING, JobState.LOST})
+
+
+class Session:
+    """One client as the node knows it: the transport peer of the moment, and how many of its jobs are unfinished."""
+
+    __slots__ = ("cancelled", "closing", "detach", "drains", "name", "peer", "pid", "unfinished")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.peer: bytes | None = None
+        self.pid = 0
+        self.detach = False
+        self.unfinished = 0
+        self.drains: list[str] = []
+        self.closing = False
+        #: Whether its jobs were cancelled all together: then it waits for nobody else's.
+        self.cancelled = False
+
+
+def left_moving(sessions: Mapping[str, Session], records: Mapping[str, JobRecord]) -> bool:
+    """Whether a job that an earlier script left here runs or will: its session never came back.
+
+    What waits for a person, or for an atom of that script, does not move and is waited for by nobody.
+    """
+    left = {session.name for session in sessions.values() if session.unfinished > 0 and not session.pid}
+    return bool(left) and any(
+        record.life.state in _MOVING or (record.life.state is JobState.WAITING and record.life.until)
+        for record in records.values()
+        if record.spec.session in left
+    )
