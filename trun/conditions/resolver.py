@@ -259,9 +259,11 @@ class Resolver(Propagation):
 
         where = self._where(owner)
         if isinstance(where, Graph):
-            values = where.values
-            return explain_tree(where.condition, lambda leaf: values[leaf.key], describe=describe)
-        return explain_tree(self._plain.condition(where), self._entries.value, describe=describe)
+            values = where.node_values()
+            return explain_tree(
+                where.condition, lambda leaf: values[id(leaf)], describe, now, gates=lambda gate: values[id(gate)]
+            )
+        return explain_tree(self._plain.condition(where), self._entries.value, describe, now)
 
     def _where(self, owner: Hashable) -> int | Graph:
         try:
