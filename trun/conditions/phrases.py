@@ -37,10 +37,10 @@ def name_and_detail(leaf: Leaf, described: str) -> tuple[str, str]:
     """
     detail = ""
     if described.endswith("]") and " [" in described:
-        described, _, detail = described[:-1].rpartition(" [")
+        described, _, detail = described[:-1].partition(" [")
     if isinstance(leaf, JobAtom):
         for mark in (f".is{leaf.what}", f".{leaf.what}", ".said(", ".improved(", ".reaches(", ".progress "):
-            name, found, _ = described.rpartition(mark)
+            name, found, _ = described.partition(mark)
             if found:
                 return name, detail
     return described, detail
