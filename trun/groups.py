@@ -52,6 +52,10 @@ class Group(Outcomes, Sequence[Job]):
     def __iter__(self) -> Iterator[Job]:
         return iter(self._jobs)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """As an argument a group means the list of its results."""
+        return (list if self._chunk == 1 else _flat), (self._jobs,)
+
     def __repr__(self) -> str:
         done = sum(job.done() for job in self._jobs)
         return f"<group {self.name} of {len(self._jobs)} jobs on {self.service.name}, {done} done>"
@@ -85,7 +89,7 @@ class Group(Outcomes, Sequence[Job]):
         if waiting:
             raise TimeoutError(f"{len(waiting)} of {len(self._jobs)} jobs of {self.name} have not ended; they go on.")
         found = [job.result() for job in self._jobs]
-        return found if self._chunk == 1 else [value for part in found for value in part]
+        return found if self._chunk == 1 else _flat(found)
 
     def as_completed(self, timeout: float | None = None) -> Iterator[Job]:
         """Yield the jobs as they end."""
@@ -94,3 +98,8 @@ class Group(Outcomes, Sequence[Job]):
     def cancel(self) -> None:
         """Cancel those that wait and abort those that run."""
         self.service.post(Cancel(uids=tuple(job.uid for job in self._jobs), reason="cancelled by the user"))
+
+
+def _flat(parts: list[list[Any]]) -> list[Any]:
+    """Return the results of chunks as one list."""
+    return [value for part in parts for value in part]

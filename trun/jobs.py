@@ -141,6 +141,8 @@ def submit(  # noqa: PLR0913 - the public signature
         fn = fn.fn
     elif given:
         _refuse_ambiguous(fn, given)
+    if kwargs:
+        _refuse_misspelt(fn, kwargs)
     return submit_call(fn, args, kwargs, make_options(given) if given else PLAIN)
 
 
@@ -160,6 +162,19 @@ def _refuse_ambiguous(fn: Callable[..., Any], given: dict[str, Any]) -> None:
             f"{both[0]!r} is an option of submit and a parameter of {_name_of(fn)}; write "
             f"trun.options({both[0]}=...).submit({_name_of(fn)}, ..., {both[0]}=...) to say which is which."
         )
+
+
+def _refuse_misspelt(fn: Callable[..., Any], keywords: Iterable[str]) -> None:
+    """Refuse a keyword that the function does not take and that is nearly an option; other faults are the job's."""
+    code = getattr(fn, "__code__", None)
+    if code is None or code.co_flags & inspect.CO_VARKEYWORDS:
+        return
+    taken = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    for name in keywords:
+        if name not in taken:
+            error = UnknownName(f"{_name_of(fn)}() takes no {name!r}.", name=name, known=OPTIONS)
+            if error.suggestions:
+                raise error
 
 
 def _name_of(fn: Any) -> str:

@@ -265,6 +265,21 @@ def test_map_in_chunks_gives_flat_results() -> None:
     assert trun.map(add, range(10), range(10), chunk=4).results(WAIT_S) == [2 * i for i in range(10)]
 
 
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_a_group_as_argument_means_the_list_of_its_results(chunk: int) -> None:
+    group = trun.map(abs, range(-10, 0), chunk=chunk)
+
+    assert trun.submit(sum, group, when=group.iscompleted).result(WAIT_S) == 55
+    assert trun.submit(dict, {"all": group}).result(WAIT_S) == {"all": list(range(10, 0, -1))}
+
+
+def test_a_keyword_that_is_nearly_an_option_is_refused() -> None:
+    with pytest.raises(trun.errors.UnknownName, match=r"add\(\) takes no 'wen'.*'when'"):
+        trun.submit(add, 1, 2, wen=3)
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        trun.submit(add, 1, 2, third=3).result(WAIT_S)
+
+
 def test_a_group_reaches_a_share(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     group = trun.map(lambda path: wait_for_file(path) if path else "", ["", "", "", str(gate)])
