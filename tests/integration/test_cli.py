@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,11 +91,11 @@ class Scene:
         assert self.script.stdout is not None
         assert self.script.stdout.readline() == "ready\n", (folder / "errors").read_text()
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
+    def start(self, *words: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
         """Start a command and leave it running."""
         process = subprocess.Popen(
             [sys.executable, "-m", "trun", *words],
-            env=self.environment,
+            env=environment or self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -103,9 +104,9 @@ class Scene:
         self.started.append(process)
         return process
 
-    def call(self, *words: str) -> tuple[int, str, str]:
+    def call(self, *words: str, environment: dict[str, str] | None = None) -> tuple[int, str, str]:
         """Run a command; return exit code, output and errors."""
-        process = self.start(*words)
+        process = self.start(*words, environment=environment)
         out, err = process.communicate(timeout=60)
         return process.returncode, out, err
 
@@ -170,11 +171,22 @@ def scene(trun_folders: Path, tmp_path: Path) -> Iterator[Scene]:
     found.close()
 
 
+@pytest.fixture(scope="module")
+def standing() -> Iterator[Scene]:
+    """Return a script at its gate, for all tests that only look."""
+    with tempfile.TemporaryDirectory(prefix="trun-", dir="/tmp") as name:
+        for each in ("state", "run", "config"):
+            Path(name, each).mkdir(mode=0o700)
+        found = Scene(Path(name, "scan"), environment_of(Path(name)))
+        yield found
+        found.close()
+
+
 # -- while it runs ----------------------------------------------------------------------------------------------------
 
 
-def test_ps_lists_the_jobs_of_the_living_script(scene: Scene) -> None:
-    states = scene.states()
+def test_ps_lists_the_jobs_of_the_living_script(standing: Scene) -> None:
+    states = standing.states()
 
     assert states == {
         "gate": "running",
@@ -185,28 +197,28 @@ def test_ps_lists_the_jobs_of_the_living_script(scene: Scene) -> None:
         "waits": "waiting",
         "later": "held",
     }
-    code, out, err = scene.call("ps")
+    code, out, err = standing.call("ps")
     assert (code, err) == (0, "")
-    assert f"live, script {scene.script.pid}" in out.splitlines()[0]
+    assert f"live, script {standing.script.pid}" in out.splitlines()[0]
     assert re.search(r"✗ failed +reduce#2 +FileNotFoundError: run42.nxs", out)
     assert re.search(r"◷ waiting +waits#6 +needs gate#1", out)
-    assert scene.states("--state", "waiting,held") == {"waits": "waiting", "later": "held"}
-    assert set(scene.states("--never")) == {"fit", "plot", "report"}
-    assert scene.states("--name", "f*") == {"fit": "cancelled"}
+    assert standing.states("--state", "waiting,held") == {"waits": "waiting", "later": "held"}
+    assert set(standing.states("--never")) == {"fit", "plot", "report"}
+    assert standing.states("--name", "f*") == {"fit": "cancelled"}
 
 
-def test_ps_keeps_within_forty_columns_and_out_of_colour(scene: Scene) -> None:
-    scene.environment["COLUMNS"] = "40"
+def test_ps_keeps_within_forty_columns_and_out_of_colour(standing: Scene) -> None:
+    narrow = {**standing.environment, "COLUMNS": "40"}
 
-    _, out, _ = scene.call("ps")
+    _, out, _ = standing.call("ps", environment=narrow)
 
     assert max(len(text) for text in out.splitlines()) <= 40
     assert "\x1b" not in out
     assert "waits#6" in out
 
 
-def test_why_marks_what_blocks_and_what_is_missing(scene: Scene) -> None:
-    code, out, err = scene.call("why", "waits#6")
+def test_why_marks_what_blocks_and_what_is_missing(standing: Scene) -> None:
+    code, out, err = standing.call("why", "waits#6")
 
     assert (code, err) == (0, "")
     assert "✗ gate#1" in out
@@ -214,14 +226,14 @@ def test_why_marks_what_blocks_and_what_is_missing(scene: Scene) -> None:
     blocking = [text for text in out.splitlines() if "◀" in text]
     assert len(blocking) == 1
     assert "gate#1" in blocking[0]
-    data = scene.data("why", "waits")
+    data = standing.data("why", "waits")
     assert data["job"]["id"] == "waits#6"
     assert data["run"]["live"]
     assert data["text"].splitlines()[0] in out
 
 
-def test_why_names_the_root_of_a_chain_first_and_within_fifteen_lines(scene: Scene) -> None:
-    code, out, _ = scene.call("why", "report#5")
+def test_why_names_the_root_of_a_chain_first_and_within_fifteen_lines(standing: Scene) -> None:
+    code, out, _ = standing.call("why", "report#5")
 
     lines = out.splitlines()
     assert code == 0
@@ -230,25 +242,25 @@ def test_why_names_the_root_of_a_chain_first_and_within_fifteen_lines(scene: Sce
     assert "reduce#2" in lines[1]
     assert "FileNotFoundError: run42.nxs" in lines[2]
     assert "looking for run 42" in lines[3]
-    assert scene.data("why", "report#5")["cause"]["id"] == "reduce#2"
-    assert "cancelled" in scene.call("why", "-v", "report#5")[1]
+    assert standing.data("why", "report#5")["cause"]["id"] == "reduce#2"
+    assert "cancelled" in standing.call("why", "-v", "report#5")[1]
 
 
-def test_why_is_never_empty(scene: Scene) -> None:
+def test_why_is_never_empty(standing: Scene) -> None:
     for job in ("gate", "reduce", "fit", "waits", "later"):
-        code, out, err = scene.call("why", job)
+        code, out, err = standing.call("why", job)
 
         assert (code, err) == (0, "")
         assert len(out.splitlines()) >= 2
 
 
-def test_logs_show_what_was_printed_without_its_escape_sequences(scene: Scene) -> None:
-    assert scene.call("logs", "gate") == (0, "the gate is open\n", "")
-    assert scene.call("logs", "gate", "--raw")[1] == "the gate is \x1b[31mopen\x1b[0m\n"
-    assert scene.call("logs", "reduce#2") == (0, "looking for run 42\n", "")
-    assert scene.call("logs", "waits")[1] == ""
-    assert scene.data("logs", "reduce")["text"] == "looking for run 42\n"
-    assert scene.call("logs", "reduce", "--attempt", "2")[0] == 2
+def test_logs_show_what_was_printed_without_its_escape_sequences(standing: Scene) -> None:
+    assert standing.call("logs", "gate") == (0, "the gate is open\n", "")
+    assert standing.call("logs", "gate", "--raw")[1] == "the gate is \x1b[31mopen\x1b[0m\n"
+    assert standing.call("logs", "reduce#2") == (0, "looking for run 42\n", "")
+    assert standing.call("logs", "waits")[1] == ""
+    assert standing.data("logs", "reduce")["text"] == "looking for run 42\n"
+    assert standing.call("logs", "reduce", "--attempt", "2")[0] == 2
 
 
 def test_logs_follow_a_job_to_its_end(scene: Scene) -> None:
@@ -312,17 +324,17 @@ def test_retry_downstream_runs_again_what_failed_and_what_fell_with_it(scene: Sc
     assert scene.call("retry", "gate")[0] == 4
 
 
-def test_graph_draws_the_same_in_three_languages(scene: Scene) -> None:
-    _, mermaid, _ = scene.call("graph")
-    _, dot, _ = scene.call("graph", "--dot")
-    data = scene.data("graph")
+def test_graph_draws_the_same_in_three_languages(standing: Scene) -> None:
+    _, mermaid, _ = standing.call("graph")
+    _, dot, _ = standing.call("graph", "--dot")
+    data = standing.data("graph")
 
     assert mermaid.splitlines()[0] == "flowchart LR"
     assert 'j1["▶ gate#1"]:::running' in mermaid
     assert "j2 --> j3" in mermaid
     assert dot.startswith("digraph trun {")
     assert {node["kind"] for node in data["nodes"]} == {"job", "and", "or"}
-    assert len(scene.data("graph", "plot")["nodes"]) == 3
+    assert len(standing.data("graph", "plot")["nodes"]) == 3
 
 
 def test_watch_tells_each_change_and_the_outcome(scene: Scene) -> None:
@@ -340,8 +352,8 @@ def test_watch_tells_each_change_and_the_outcome(scene: Scene) -> None:
     assert (watching.returncode, errors) == (1, "")
 
 
-def test_ctrl_c_ends_the_looking_only(scene: Scene) -> None:
-    watching = scene.start("watch")
+def test_ctrl_c_ends_the_looking_only(standing: Scene) -> None:
+    watching = standing.start("watch")
     assert watching.stdout is not None
     watching.stdout.readline()
 
@@ -349,17 +361,17 @@ def test_ctrl_c_ends_the_looking_only(scene: Scene) -> None:
     _, errors = watching.communicate(timeout=30)
 
     assert (watching.returncode, errors) == (130, "")
-    assert scene.states()["gate"] == "running"
+    assert standing.states()["gate"] == "running"
 
 
-def test_services_and_the_names_of_runs(scene: Scene) -> None:
-    service = scene.data("services")["services"][0]
+def test_services_and_the_names_of_runs(standing: Scene) -> None:
+    service = standing.data("services")["services"][0]
 
-    assert service["owner"] == scene.script.pid
+    assert service["owner"] == standing.script.pid
     assert service["counts"]["running"] == 1
-    assert scene.call("ps", "--service", "scan-")[0] == 0
-    assert scene.call("why", f"{service['run']}/waits#6")[0] == 0
-    code, _, err = scene.call("resume", service["run"])
+    assert standing.call("ps", "--service", "scan-")[0] == 0
+    assert standing.call("why", f"{service['run']}/waits#6")[0] == 0
+    code, _, err = standing.call("resume", service["run"])
     assert code == 5
     assert f"held by process {service['pid']} since" in err
 
@@ -452,6 +464,15 @@ def test_a_killed_script_leaves_a_record_that_can_be_carried_on(scene: Scene) ->
     assert "later#7 is left: held" in out
     assert (resuming.returncode, err) == (3, "")
     assert scene.states()["waits"] == "completed"
+
+
+def test_a_killed_service_leaves_what_was_printed(scene: Scene) -> None:
+    os.kill(scene.data("services")["services"][0]["pid"], signal.SIGKILL)
+
+    scene.script.wait(30)
+
+    assert scene.states()["gate"] == "lost"
+    assert scene.call("logs", "gate")[1] == "the gate is open\n"
 
 
 def test_ctrl_c_stops_a_resumed_run_without_loss(scene: Scene) -> None:
