@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trun.cli.arguments import Parser, print_json, span, whole
-from trun.cli.places import Place, Search, Source, age, all_places, chosen_places
+from trun.cli.places import Place, Search, Source, all_places, chosen_places
 from trun.cli.table import Cell, Column, render
 from trun.cli.text import LOOKS, Paint, ago, clock, count, cut, duration, line, look
 from trun.core.record import JobState
@@ -48,12 +48,13 @@ def ps(words: Sequence[str]) -> int:
     chosen = {"state": states or None, "name": options.name, "never": options.never}
     with Search(chosen_places(options.service, folder)) as search:
         runs = []
-        for source in _all_sources(search) if options.all else _usual_sources(search):
+        for source in search.sources() if options.all else _usual_sources(search):
             if options.json and not options.limit:
                 answer = _by_pages(source, chosen)
             else:
                 answer = source.ask("ps", **chosen, limit=options.limit or ROWS)
             runs.append({**place_facts(source.place), **answer})
+        _mention_silence(search, runs)
     if options.json:
         print_json({"runs": runs})
         return 0
@@ -111,13 +112,17 @@ def _by_pages(source: Source, chosen: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def _all_sources(search: Search) -> Iterator[Source]:
-    return (search.source(place) for place in search.places)
+def _mention_silence(search: Search, found: Sequence[Any]) -> None:
+    """Say which services do not answer; an error where nothing else is there to show."""
+    if not found:
+        search.refuse_silence()
+    for error in search.silent.values():
+        print(f"trun: {line(str(error))}", file=sys.stderr)
 
 
 def _usual_sources(search: Search) -> Iterator[Source]:
     """Give what lives, then the run that ended last, unless it never had a job."""
-    for source in _all_sources(search):
+    for source in search.sources():
         if source.place.live:
             yield source
         elif source.ask("summary")["counts"]:
@@ -215,10 +220,11 @@ def history(words: Sequence[str]) -> int:
     places = [place for place in chosen_places(options.service, options.folder) if place.live or place.since >= begin]
     found: list[dict[str, Any]] = []
     with Search(places) as search:
-        for place in places:
-            for job in search.source(place).ask("jobs", name=options.name):
+        for source in search.sources():
+            for job in source.ask("jobs", name=options.name):
                 if job["final"] and (job["ended"] or 0.0) >= begin:
-                    found.append({**job, "on": place.run})
+                    found.append({**job, "on": source.place.run})
+        _mention_silence(search, found)
     found.sort(key=lambda job: job["ended"])
     found = found[-options.limit :]
     if options.json:
@@ -255,17 +261,18 @@ def services(words: Sequence[str]) -> int:
     places = [place for place in all_places() if place.live]
     found = []
     with Search(places) as search:
-        for place in places:
-            source = search.source(place)
+        for source in search.sources():
             if source.place.live:
-                found.append({**place_facts(place), **source.ask("summary"), "run": place.run})
+                found.append({**place_facts(source.place), **source.ask("summary"), "run": source.place.run})
+        _mention_silence(search, found)
     if options.json:
         print_json({"services": found})
         return 0
     paint = Paint(sys.stdout)
     rows = []
-    for place, facts in zip(places, found, strict=False):
+    for facts in found:
         counts = ", ".join(f"{number} {state}" for state, number in facts["counts"].items()) or "none"
-        rows.append([facts["service"], facts["run"], counts, ago(age(place)), str(facts["pid"]), facts["address"]])
+        since = ago(max(0.0, time.time() - facts["since"]))
+        rows.append([facts["service"], facts["run"], counts, since, str(facts["pid"]), facts["address"]])
     print("\n".join(render(SERVICE_COLUMNS, rows, paint=paint)) if rows else "no service answers now")
     return 0

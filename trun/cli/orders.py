@@ -130,9 +130,9 @@ def live_source(found: Found) -> LiveSource:
     """Return the living service that has the job; a run that has ended takes no orders."""
     source = found.source
     if not isinstance(source, LiveSource):
+        again = "" if found.job["final"] else f" `trun resume {source.place.run}` carries it on."
         raise ServiceUnavailable(
-            f"{found.id} belongs to run {source.place.run}, which has ended and takes no orders; "
-            f"`trun resume {source.place.run}` carries it on."
+            f"{found.id} belongs to run {source.place.run}, which has ended and takes no orders.{again}"
         )
     return source
 

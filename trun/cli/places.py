@@ -13,7 +13,6 @@ import contextlib
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -261,6 +260,8 @@ class Search:
 
     def __init__(self, places: Sequence[Place], *, opener: Callable[[Place], Source] = open_source) -> None:
         self.places = list(places)
+        #: Run -> why its service, which lives, does not answer.
+        self.silent: dict[str, ServiceUnavailable] = {}
         self._opener = opener
         self._open: dict[Path, Source] = {}
 
@@ -282,6 +283,20 @@ class Search:
         if found is None:
             found = self._open[place.folder] = self._opener(place)
         return found
+
+    def sources(self, places: Sequence[Place] | None = None) -> Iterator[Source]:
+        """Give who answers for places (default: all), one by one; a service that is stuck does not stand in the way."""
+        for place in self.places if places is None else places:
+            if place.run not in self.silent:
+                try:
+                    yield self.source(place)
+                except ServiceUnavailable as error:
+                    self.silent[place.run] = error
+
+    def refuse_silence(self) -> None:
+        """Raise what the first service that did not answer left behind, if there is one."""
+        for error in self.silent.values():
+            raise error
 
     def reopen(self, place: Place) -> Source:
         """Look at a place again: its service may have ended, or another may have begun."""
@@ -308,6 +323,7 @@ class Search:
                 return found[0]
             if found:
                 raise UnknownName(_several(word, found))
+        self.refuse_silence()
         raise UnknownName(f"{_nowhere(word, live, ended)}{nearest(wanted, near)}", name=wanted)
 
     def _narrow(self, word: str) -> tuple[list[Place], str]:
@@ -320,8 +336,7 @@ class Search:
 
     def _candidates(self, places: Sequence[Place], wanted: str, near: list[str]) -> list[Found]:
         found = []
-        for place in places:
-            source = self.source(place)
+        for source in self.sources(places):
             answer = source.ask("which", job=wanted)
             found += [Found(source, job) for job in answer["jobs"]]
             near += answer["near"]
@@ -344,8 +359,3 @@ def _number(places: Sequence[Place], noun: str) -> str:
     from trun.cli.text import count
 
     return count(len(places), noun)
-
-
-def age(place: Place) -> float:
-    """Return how many seconds ago the service began, or the record was written last."""
-    return max(0.0, time.time() - place.since)

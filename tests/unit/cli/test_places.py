@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from trun.cli.places import Place, Search, named_places
-from trun.errors import UnknownName
+from trun.errors import ServiceUnavailable, UnknownName
 
 
 class Answers:
@@ -91,6 +91,22 @@ def test_an_unknown_job_names_the_nearest() -> None:
 
     with pytest.raises(UnknownName, match=r"no job .* in 1 live service and 1 ended run. Did you mean 'reduce#1'"):
         looking.job("reduec#1")
+
+
+def test_a_service_that_is_stuck_does_not_stand_in_the_way_of_others() -> None:
+    places = [place("live_a", live=True), place("live_b", live=True)]
+
+    def opener(each: Place) -> Answers:
+        if each.run == "live_a":
+            raise ServiceUnavailable("live_a does not answer.")
+        return Answers(each, ["fit#7"])
+
+    looking = Search(places, opener=opener)
+
+    assert looking.job("fit#7").source.place.run == "live_b"
+    assert list(looking.silent) == ["live_a"]
+    with pytest.raises(ServiceUnavailable, match="live_a"):
+        looking.job("plot#8")
 
 
 def test_what_was_opened_is_closed() -> None:
