@@ -118,7 +118,8 @@ def compose(options: argparse.Namespace) -> Driver:
 
 def _ready(fd: int, facts: dict[str, object]) -> None:
     if fd >= 0:
-        os.write(fd, json.dumps(facts).encode() + b"\n")
+        with contextlib.suppress(BrokenPipeError):  # who started us has gone; the driver notices
+            os.write(fd, json.dumps(facts).encode() + b"\n")
         os.close(fd)
     elif "error" in facts:
         print(f"trun: {facts['message']}", file=sys.stderr)

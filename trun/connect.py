@@ -10,15 +10,17 @@ Rule: no logic of jobs here; this room chooses adapters, starts a process, and h
 from __future__ import annotations
 
 import atexit
+import concurrent.futures
 import contextlib
 import json
+import logging
 import os
 import select
 import signal
 import subprocess
 import sys
+import threading
 import time
-import weakref
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,11 @@ from trun.service import Service
 #: Seconds that a private node may take to be ready.
 START_S = 30.0
 
-_open: weakref.WeakSet[Service] = weakref.WeakSet()
-_registered = False
+#: After Ctrl-C: seconds before we say that we still wait, and for how long we do before the node is killed.
+PATIENCE_S = 0.5
+CANCEL_S = 6.0
+#: Failures that are told one by one at the end.
+FAILURES_SHOWN = 5
 
 
 def local(
@@ -100,9 +105,13 @@ def local(
     made.owned = True
     made.on_close = lambda: _join(process, detach)
     made.on_down = lambda: _died(process, made, folder)
-    _connect(made, address)
-    made.wait_ready()
-    _remember(made)
+    try:
+        _connect(made, address)
+        made.wait_ready()
+    except BaseException:
+        kill(process)
+        raise
+    _remember(made, process)
     return made
 
 
@@ -150,7 +159,11 @@ def _start(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
             )
         os.close(write)
         write = -1
-        answer = _read_line(read, time.monotonic() + START_S)
+        try:
+            answer = _read_line(read, time.monotonic() + START_S)
+        except BaseException:
+            kill(process)
+            raise
     finally:
         os.close(read)
         if write >= 0:
@@ -187,14 +200,26 @@ def _tail(path: Path, lines: int = 12) -> str:
 
 
 def _died(process: subprocess.Popen[bytes], made: Service, folder: Path) -> ServiceUnavailable | None:
+    """Return the error for a node that has died; None while it lives (then its death is told as soon as it dies)."""
+
+    def error(code: int) -> ServiceUnavailable:
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        run = folder.name if folder.parent.name == "runs" else str(folder)
+        return ServiceUnavailable(
+            f"the local service {made.name} died ({how}); what it accepted is kept in {folder}: "
+            f"`trun resume {run}` carries on. Its last words:\n{_tail(folder / 'node.log')}"
+        )
+
+    def tell() -> None:
+        code = process.wait()
+        if not made.closed:
+            made.give_up(error(code))
+
     try:
-        code = process.wait(2.0)
+        return error(process.wait(0.5))
     except subprocess.TimeoutExpired:
+        threading.Thread(target=tell, name="trun-death", daemon=True).start()
         return None
-    return ServiceUnavailable(
-        f"the local service {made.name} died (exit code {code}); what it accepted is kept in {folder}: "
-        f"`trun resume {folder.name}` carries on. Its last words:\n{_tail(folder / 'node.log')}"
-    )
 
 
 def _join(process: subprocess.Popen[bytes], detach: bool) -> None:
@@ -204,11 +229,7 @@ def _join(process: subprocess.Popen[bytes], detach: bool) -> None:
     try:
         process.wait(10.0)
     except subprocess.TimeoutExpired:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(2.0)
-        process.kill()
-        process.wait()
+        kill(process)
     except KeyboardInterrupt:
         kill(process)
         raise
@@ -218,7 +239,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     """End a node and all that it runs now: it is told to kill, then killed."""
     process.send_signal(signal.SIGTERM)
     try:
-        process.wait(1.0)
+        process.wait(0.7)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -227,63 +248,143 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 # -- the interpreter's exit -------------------------------------------------------------------------------------------
 
 
-def _remember(made: Service) -> None:
-    global _registered
-    _open.add(made)
-    _strong.append(made)
-    if not _registered:
-        _registered = True
+def _remember(made: Service, process: subprocess.Popen[bytes]) -> None:
+    if not _nodes:
         atexit.register(_at_exit)
+    _nodes[made] = process
 
 
-#: Handles are kept until they are closed: a dropped variable must not drop its jobs.
-_strong: list[Service] = []
+#: Handles with their nodes. A dropped variable must not drop its jobs.
+_nodes: dict[Service, subprocess.Popen[bytes]] = {}
 
 
 def _interrupted() -> BaseException | None:
     """Return the exception that ends the interpreter, if one does."""
-    if hasattr(sys, "ps1"):
+    if hasattr(sys, "ps1") or "ipykernel" in sys.modules:
         return None
     found = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
     return found if isinstance(found, BaseException) else None
 
 
 def _at_exit() -> None:
+    mine = [made for made in _nodes if made._pid == os.getpid()]
     error = _interrupted()
-    waiting = [made for made in _strong if not made.closed and made._pid == os.getpid()]
-    try:
-        for made in waiting:
-            _close(made, error)
-    except KeyboardInterrupt:
-        for made in waiting:
-            made.closed = True
-            made.on_close()
-        os._exit(130)
+    late = False
+    if error is None:
+        try:
+            for made in mine:
+                _close(made)
+        except KeyboardInterrupt as interrupt:
+            error, late = interrupt, True
+    if error is not None:
+        try:
+            _cancel([made for made in mine if not made.closed], error)
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            for made in mine:
+                kill(_nodes[made])
+    for made in mine:
+        _report_failures(made)
+    if isinstance(error, KeyboardInterrupt):
+        _leave_interrupted(late)
 
 
-def _close(made: Service, error: BaseException | None) -> None:
+def _close(made: Service) -> None:
+    if made.closed:
+        return
     try:
-        if error is not None and not made.detach:
-            before = made.ask("summary", wait=5.0)
-            made.close(cancel=True)
-            _sum_up(made, before, error)
-        else:
-            made.close()
+        if made.detach:
+            unfinished = made.ask("summary")["unfinished"]
+            if unfinished:
+                say(f"{_jobs(unfinished)} on {made.name} {'goes' if unfinished == 1 else 'go'} on; trun ps")
+        made.close()
     except ServiceUnavailable as gone:
-        print(f"trun: {gone}", file=sys.stderr)
+        say(str(gone))
+    else:
+        if made.gone is not None and made.lost:
+            say(str(made.gone))
+
+
+def _cancel(services_: list[Service], error: BaseException) -> None:
+    """Cancel what is unfinished, everywhere at once; sum up; close."""
+    before = {}
+    endings = {}
+    for made in services_:
+        if made.detach or made.gone is not None:
+            continue
+        with contextlib.suppress(ServiceUnavailable):
+            before[made] = made.ask("summary", wait=2.0)
+            if before[made]["unfinished"]:
+                endings[made] = made.begin_drain(cancel=True)
+    _, late = concurrent.futures.wait(endings.values(), PATIENCE_S)
+    if late:
+        names = ", ".join(made.name for made, ending in endings.items() if ending in late)
+        say(f"stopping what runs on {names} (Ctrl-C again kills at once)")
+        concurrent.futures.wait(late, CANCEL_S)
+    for made, ending in endings.items():
+        if ending.done() and ending.exception() is None:
+            _sum_up(made, before[made], error)
+        else:
+            say(f"{made.name} did not stop in time and was killed; {_jobs(before[made]['unfinished'])} left")
+            kill(_nodes[made])
+    for made in services_:
+        if made.detach:
+            _close(made)
+            continue
+        with contextlib.suppress(ServiceUnavailable):
+            made.close(cancel=True, timeout=2.0)
 
 
 def _sum_up(made: Service, before: dict[str, Any], error: BaseException) -> None:
-    unfinished = before.get("unfinished", 0)
-    if not unfinished:
+    after = made.ask("summary", wait=2.0)
+    then, now = before["counts"], after["counts"]
+
+    def more(state: str) -> int:
+        return int(now.get(state, 0) - then.get(state, 0))
+
+    parts = []
+    for state, word, done in (("aborted", "running job", "stopped"), ("cancelled", "waiting job", "cancelled")):
+        if more(state):
+            parts.append(f"{_jobs(more(state), word)} {'was' if more(state) == 1 else 'were'} {done}")
+    if not parts:
         return
-    why = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}"
-    done = before.get("counts", {}).get("completed", 0)
-    print(
-        f"trun: {why}: {unfinished} unfinished jobs on {made.name} were cancelled, {done} had completed; "
-        f"`trun ps --all` lists them.",
-        file=sys.stderr,
-    )
+    why = "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
+    text = f"{why}: {' and '.join(parts)} on {made.name}; {now.get('completed', 0)} had completed"
+    if after["unfinished"]:
+        text += f", {after['unfinished']} of an earlier run are left"
+    say(f"{text} (trun ps --all)")
+
+
+def _report_failures(made: Service) -> None:
+    """Say which jobs failed without anybody having asked for their outcome: a line each."""
+    left = [job for job in made.unheard.values() if not job._is_minded]
+    for job in left[:FAILURES_SHOWN]:
+        say(f"{job._label} failed: {job._in_short()} (trun why {job._label}, trun logs {job._label})")
+    if len(left) > FAILURES_SHOWN:
+        say(f"{len(left) - FAILURES_SHOWN} more jobs failed (trun ps --all --state failed)")
+
+
+def say(text: str) -> None:
+    """Tell the person at the terminal; a closed stderr is no reason to fail."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"trun: {text}", file=sys.stderr, flush=True)
+
+
+def _jobs(number: int, word: str = "job") -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _leave_interrupted(late: bool) -> None:
+    """See to it that the exit code is 130, whoever looks: the shell, or a parent that would see a signal."""
+    if not late:  # the interpreter is about to send itself a SIGINT; if that cannot be delivered it exits with 130
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        return
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    logging.shutdown()
+    os._exit(130)
 
 
 def _make_default() -> Service:

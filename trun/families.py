@@ -163,6 +163,8 @@ def first(
         made=time.time(),
     )
     race = Race(target, spec.uid, name, jobs)
+    for job in jobs:
+        job._in_race = True
     link_foreign(target, (), condition)
     target.submit_specs([(spec, race)])
     return race

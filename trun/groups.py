@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 from trun.conditions.atoms import IsReached, JobAtom
-from trun.handles import Job, slot_given_back
+from trun.handles import Job
 from trun.messages import Cancel, Entry, ErrorInfo, Event
 from trun.outcomes import Outcomes
 from trun.service import Service
+from trun.verdicts import slot_given_back
 
 
 class Group(Outcomes, Sequence[Job]):
@@ -84,10 +85,13 @@ class Group(Outcomes, Sequence[Job]):
 
     def results(self, timeout: float | None = None) -> list[Any]:
         """Wait for all and return their results in order; raises the first error in order."""
+        self.service.check_process()
         with slot_given_back():
             _, waiting = concurrent.futures.wait(self._jobs, timeout)
         if waiting:
             raise TimeoutError(f"{len(waiting)} of {len(self._jobs)} jobs of {self.name} have not ended; they go on.")
+        for job in self._jobs:
+            self.service.unheard.pop(job.uid, None)
         found = [job.result() for job in self._jobs]
         return found if self._chunk == 1 else _flat(found)
 

@@ -12,19 +12,19 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
 import functools
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Generator, Iterator
 from typing import Any
 
 import trun.errors as errors
-import trun.service as services
 from trun.adapters import pickles
 from trun.conditions.atoms import (
+    IsEnded,
+    IsFailed,
+    IsFinished,
     IsMessage,
     IsProgress,
     IsQueued,
@@ -36,7 +36,6 @@ from trun.conditions.explain import Explanation
 from trun.core.record import JobState
 from trun.deferred import Deferred, Piece, is_one_edit
 from trun.errors import JobAborted, JobCancelled, JobError, JobSkipped
-from trun.executors.context import current_job
 from trun.messages import (
     FINAL,
     Aborted,
@@ -54,19 +53,17 @@ from trun.messages import (
     Progress,
     Queued,
     Release,
-    Resume,
     Retried,
     Retry,
     Skipped,
     Started,
     Submitted,
-    Suspend,
     Tell,
     Waiting,
 )
 from trun.outcomes import Outcomes, known_jobs
 from trun.service import Service
-from trun.verdicts import Reply, failure, refusal
+from trun.verdicts import Reply, failure, refusal, slot_given_back
 
 _STATE: dict[type[Event], JobState] = {
     Submitted: JobState.NEW,
@@ -89,21 +86,6 @@ _ENDS: dict[type[Event], tuple[type[JobError], str]] = {
 }
 #: Messages of a running job that conditions made later may ask for; more than this are looked up at the service.
 KEPT_MESSAGES = 10_000
-
-
-@contextlib.contextmanager
-def slot_given_back() -> Iterator[None]:
-    """While a payload waits for other jobs, its slot is free for them; it goes on when it has a slot again."""
-    job = current_job()
-    if job is None:
-        yield
-        return
-    home = services.default()
-    home.post(Suspend(uid=job.uid, epoch=job.epoch))
-    try:
-        yield
-    finally:
-        home.do(Resume(uid=job.uid, epoch=job.epoch), timeout=None)
 
 
 class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
@@ -130,7 +112,7 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
         self._atoms: dict[str, JobAtom] = {}
         self._messages: list[Entry] = []
         self._value: Any = _NOTHING
-        self._made_locally = time.time()
+        self._in_race = False
 
     # -- what the service says (link's thread) ------------------------------------------------------------------------
 
@@ -162,6 +144,8 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
         if isinstance(event, FINAL):
             self._times[2] = entry.time
             self._final = event
+            if kind is Failed:
+                self.service.unheard[self.uid] = self
             self.service.forget(self.uid, self)
             self._finish()
 
@@ -189,6 +173,7 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
         """A new run: the Future is pending again."""
         with self._condition:
             self._state = "PENDING"
+        self.service.unheard.pop(self.uid, None)
         self._final = None
         self._value = _NOTHING
         self._messages = []
@@ -205,6 +190,7 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
             if self._accepted is None:
                 self._accepted = threading.Event()
             if not self._id and self._refused is None:
+                self.service.check_process()
                 self._accepted.wait()
             if self._refused is not None and not self._id:
                 raise refusal(self._refused)
@@ -265,6 +251,7 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
     def _wait(self, timeout: float | None) -> None:
         if concurrent.futures.Future.done(self):
             return
+        self.service.check_process()
         with slot_given_back():
             _, open_ = concurrent.futures.wait([self], timeout)
         if open_:
@@ -297,6 +284,16 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
             return None
         return self._error()
 
+    @property
+    def _is_minded(self) -> bool:
+        """Whether a failure was reckoned with: by a race, or by a condition that does not need its success."""
+        return self._in_race or any(isinstance(atom, IsFailed | IsEnded | IsFinished) for atom in self._atoms.values())
+
+    def _in_short(self) -> str:
+        info = getattr(self._final, "error", None)
+        text = f"{info.type.rpartition('.')[2]}: {info.message}" if info is not None else "for no known reason"
+        return " ".join(text.split())[:300]
+
     def _load(self, final: Completed) -> Any:
         payload = final.result
         if payload is None:
@@ -308,7 +305,9 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
 
     def _error(self) -> BaseException:
         final = self._final
+        self.service.unheard.pop(self.uid, None)
         if self._refused is not None and final is None:
+            self.service.lost = 0  # somebody is told
             return refusal(self._refused)
         label = self._label
         if isinstance(final, Failed):
@@ -316,6 +315,7 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
         kind, verb = _ENDS[type(final)]  # type: ignore[index]
         reason = getattr(final, "reason", "")
         root = getattr(final, "root", "")
+        self.service.unheard.pop(root, None)
         cause = self._root_error(root) if root else None
         if cause is None:
             return kind(f"{label} {verb}{': ' + reason if reason else ''}", job_id=label)

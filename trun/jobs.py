@@ -453,6 +453,7 @@ def _handle(service: Service, facts: dict[str, Any]) -> Job:
     _ = handle.id
     if facts["final"]:
         handle._wait(30.0)
+        service.unheard.pop(handle.uid, None)
     return handle
 
 

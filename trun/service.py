@@ -102,6 +102,10 @@ class Service:
         self._consumed = 0
         self._tokens = 0
         self._gone: ServiceUnavailable | None = None
+        #: Jobs submitted here that failed and whose outcome nobody has asked for.
+        self.unheard: dict[str, Any] = {}
+        #: How many streams ended because the service had gone.
+        self.lost = 0
         #: Called when the connection breaks; returns an error if the service is gone for good.
         self.on_down: Callable[[], ServiceUnavailable | None] = lambda: None
         #: Called by ``close`` after the goodbye.
@@ -123,13 +127,18 @@ class Service:
     def _send(self, messages: Sequence[AnyRequest]) -> None:
         if self._gone is not None:
             raise self._gone
-        if os.getpid() != self._pid:
-            raise UsageError(
-                f"service {self.name} was opened before a fork and cannot be used in the child; open one there."
-            )
+        self.check_process()
         if self._wire is None:
             raise InvariantError(f"service {self.name} has no connection")
         self._wire.send(messages)
+
+    def check_process(self) -> None:
+        """Refuse to work in a child that was forked after the service was opened."""
+        if os.getpid() != self._pid:
+            raise UsageError(
+                f"service {self.name} was opened before a fork and cannot be used in the child; "
+                "open one there: with trun.local(): ..."
+            )
 
     def wait_ready(self, timeout: float | None = 20.0) -> Welcome:
         """Wait for the greeting of the service and return it.
@@ -144,6 +153,11 @@ class Service:
         if self.welcome is None:
             raise self._gone or ServiceUnavailable(f"service {self.name} at {self.address} has gone.")
         return self.welcome
+
+    @property
+    def gone(self) -> ServiceUnavailable | None:
+        """Why the service will never answer again; None while it may."""
+        return self._gone
 
     @property
     def key(self) -> str:
@@ -231,7 +245,9 @@ class Service:
         self._gone = error
         self._greeted.set()
         facts = ErrorInfo(type="trun.errors.ServiceUnavailable", message=str(error))
-        for listener in list(self._listeners.values()):
+        listeners = list(self._listeners.values())
+        self.lost = len(listeners)
+        for listener in listeners:
             for each in listener.listeners if isinstance(listener, Several) else (listener,):
                 each.refuse(facts)
         self._listeners.clear()
@@ -359,12 +375,17 @@ class Service:
 
     def drain(self, *, cancel: bool = False, timeout: float | None = None) -> None:
         """Wait until no job of this session is unfinished; ``cancel`` ends them first."""
-        self._outcome(self._request(lambda token: Drain(token=token, cancel=cancel)), timeout)
+        self._outcome(self.begin_drain(cancel=cancel), timeout)
+
+    def begin_drain(self, *, cancel: bool = False) -> Future[Any]:
+        """Ask to hear when no job of this session is unfinished, and do not wait."""
+        return self._request(lambda token: Drain(token=token, cancel=cancel))
 
     def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
         """Wait for all acknowledgements (and, on a local service, for its jobs), then say goodbye.
 
-        ``cancel`` cancels and aborts what is unfinished instead of waiting for it.
+        ``cancel`` cancels and aborts what is unfinished instead of waiting for it. Ctrl-C while it waits leaves the
+        service open.
         """
         if self.closed or os.getpid() != self._pid:
             return
@@ -375,13 +396,20 @@ class Service:
                 else:
                     self.drain(cancel=cancel, timeout=timeout)
                 wait(list(self._answers.values()), timeout=5.0)
-        finally:
-            self.closed = True
-            if self._gone is None and self._wire is not None:
-                self._wire.send([Bye(stop=self.owned and not self.detach)])
-            self.on_close()
-            if self._wire is not None:
-                self._wire.close(flush=self._gone is None)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            self._leave()
+            raise
+        self._leave()
+
+    def _leave(self) -> None:
+        self.closed = True
+        if self._gone is None and self._wire is not None:
+            self._wire.send([Bye(stop=self.owned and not self.detach)])
+        self.on_close()
+        if self._wire is not None:
+            self._wire.close(flush=self._gone is None)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Submit a call to this service: ``trun.submit(..., service=self)``."""

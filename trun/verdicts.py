@@ -1,15 +1,20 @@
-"""From what a stream says to what a caller gets: the exceptions of a job's end, and the reply to a message."""
+"""From what a stream says to what a caller gets: the exceptions of a job's end, the reply to a message, and
+how a payload waits.
+"""
 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import trun.errors as errors
 import trun.service as services
 from trun.adapters import pickles
 from trun.errors import JobFailed, ServiceUnavailable
-from trun.messages import FINAL, ErrorInfo, Event, Failed, Replied
+from trun.executors.context import current_job
+from trun.messages import FINAL, ErrorInfo, Event, Failed, Replied, Resume, Suspend
 
 
 class Reply:
@@ -50,3 +55,18 @@ def refusal(info: ErrorInfo) -> Exception:
     if from_name == "ServiceUnavailable":
         return ServiceUnavailable(info.message)
     return services.remote_error(info)
+
+
+@contextlib.contextmanager
+def slot_given_back() -> Iterator[None]:
+    """While a payload waits for other jobs, its slot is free for them; it goes on when it has a slot again."""
+    job = current_job()
+    if job is None:
+        yield
+        return
+    home = services.default()
+    home.post(Suspend(uid=job.uid, epoch=job.epoch))
+    try:
+        yield
+    finally:
+        home.do(Resume(uid=job.uid, epoch=job.epoch), timeout=None)

@@ -32,6 +32,7 @@ class Driver:
         self.engine = engine
         self.watchers = Watchers()
         self.owner_left = False
+        self._owner_pid = owner_pid or 0
         self._outlive = outlive
         self._pidfds: dict[int, Callable[[], None]] = {}
         self._signalled = False
@@ -56,11 +57,14 @@ class Driver:
             self._watch_process(session.pid, lambda: self._session_died(session, session.pid))
 
     def _session_died(self, session: Session, pid: int) -> None:
-        if session.pid == pid and not self.owner_left:
+        if pid == self._owner_pid:  # not a client that left its jobs: a script that was killed; the record is kept
+            self._owner_died()
+        elif session.pid == pid and not self.owner_left:
             self.engine.leave(session)
 
     def _owner_died(self) -> None:
-        _log.warning("owner process has gone")
+        if not self.owner_left:
+            _log.warning("owner process has gone")
         self.owner_left = True
 
     def stop(self) -> None:
