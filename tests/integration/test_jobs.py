@@ -508,3 +508,14 @@ def test_an_inline_job_runs_in_this_process_when_its_condition_holds() -> None:
     assert job.result(WAIT_S) == (os.getpid(), 2)
     with pytest.raises(ValueError, match="here"):
         bad.result(WAIT_S)
+
+
+def test_why_of_a_job_that_ran_says_what_let_it_run() -> None:
+    first, other = trun.submit(add, 1, 1), trun.submit(time.sleep, 0.01)
+    job = trun.submit(add, 1, 2, when=first.iscompleted & ~other.isfailed)
+    job.result(WAIT_S)
+
+    text = str(job.why())
+
+    assert "can never hold" not in text
+    assert "⊘" not in text

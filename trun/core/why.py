@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from trun.conditions.algebra import And, Leaf
+from trun.conditions.algebra import And, Condition, Leaf, Never, Not
 from trun.conditions.atoms import JobAtom
 from trun.conditions.explain import Explanation, explain_tree
-from trun.conditions.value import TRUE, Value
+from trun.conditions.value import NEVER, TRUE, WAIT, Value
 from trun.core.book import Book
 from trun.core.flow import Flow
 from trun.core.record import JobRecord, JobState
@@ -52,13 +52,33 @@ def _describer(flow: Flow) -> Callable[[Leaf], str]:
 
 
 def _decided(flow: Flow, record: JobRecord) -> Callable[[Leaf], Value]:
-    """Return what atoms were worth when the condition was decided: those of the witness were true then."""
+    """Return what atoms were worth when the condition was decided, as far as its witness tells."""
     witness = frozenset(record.life.witness)
+    condition = condition_of(record.spec) if witness else None
+    then = _senses(condition) if condition is not None else {}
 
     def value(leaf: Leaf) -> Value:
-        return TRUE if leaf.key in witness else flow.known.value(leaf)
+        return then.get(leaf.key, TRUE) if leaf.key in witness else flow.known.value(leaf)
 
     return value
+
+
+def _senses(condition: Condition) -> dict[str, Value]:
+    """Return what each atom must have been worth to speak for the condition: below ``~`` not true, below never dead."""
+    found: dict[str, Value] = {}
+    against = {TRUE: WAIT, WAIT: TRUE, NEVER: TRUE}
+    stack: list[tuple[Condition, Value]] = [(condition, TRUE)]
+    while stack:
+        node, sense = stack.pop()
+        if isinstance(node, Leaf):
+            found.setdefault(node.key, sense)
+        elif isinstance(node, Not):
+            stack.append((node.child, against[sense]))
+        elif isinstance(node, Never):
+            stack.append((node.child, NEVER if sense is TRUE else TRUE))
+        else:
+            stack.extend((child, sense) for child in node.of)
+    return found
 
 
 def lines(flow: Flow, record: JobRecord, now: float) -> list[str]:
