@@ -79,10 +79,11 @@ def compose(options: argparse.Namespace) -> Driver:
     folder = Path(options.folder)
     journal = SqliteJournal(folder)
     try:
+        limits = folders.recorded_limits(folder, options.resources)
         meta = journal.meta()
         key, epoch = meta["service_key"], int(meta["epoch"])
         os.environ["TRUN_SERVICE"] = options.address
-        machine = Machine(resources=options.resources, service_key=key, epoch=epoch)
+        machine = Machine(resources=limits, service_key=key, epoch=epoch)
         executor = Processes(options.workers, folder=folder, service_key=key)
         endpoint = RouterEndpoint(options.address)
     except BaseException:
@@ -96,7 +97,7 @@ def compose(options: argparse.Namespace) -> Driver:
         python=platform.python_version(),
         pid=os.getpid(),
         workers=options.workers,
-        resources=options.resources,
+        resources=limits,
         folder=str(folder),
     )
     engine = Engine(

@@ -519,3 +519,14 @@ def test_why_of_a_job_that_ran_says_what_let_it_run() -> None:
 
     assert "can never hold" not in text
     assert "⊘" not in text
+
+
+def test_limits_of_resources_are_on_record(tmp_path: Path) -> None:
+    first = trun.local(workers=1, state=tmp_path / "state", resources={"beam": 2})
+    first.close()
+
+    again = trun.local(workers=1, state=tmp_path / "state")
+
+    assert again.resources()["beam"]["limit"] == 2
+    assert trun.submit(add, 1, 1, resources={"beam": 1}, service=again).result(WAIT_S) == 2
+    again.close()

@@ -23,7 +23,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -44,6 +44,10 @@ DOUBTFUL_FILE_SYSTEMS = frozenset({"lustre", "gpfs", "beegfs", "ceph", "fuse.glu
 
 
 # -- the three places -------------------------------------------------------------------------------------------------
+
+
+#: File in a state folder with the limits of its counted resources.
+LIMITS = "limits.json"
 
 
 def state_folder() -> Path:
@@ -338,3 +342,18 @@ def _plain_key(key: str) -> str:
     if not key or not all(char.isalnum() or char in "-_" for char in key):
         raise BadOption(f"{key!r} is no key of a service.")
     return key
+
+
+def recorded_limits(folder: Path, given: Mapping[str, float]) -> dict[str, float]:
+    """Return the limits of a service's counted resources, those given now before those on record; record them."""
+    record = folder / LIMITS
+    try:
+        known: dict[str, float] = json.loads(record.read_text())
+    except (OSError, ValueError):
+        known = {}
+    limits = {**known, **given}
+    if limits != known:
+        part = record.with_suffix(f".{os.getpid()}")
+        part.write_text(json.dumps(limits))
+        part.replace(record)
+    return limits

@@ -46,7 +46,7 @@ def resume(words: Sequence[str]) -> int:
     if not left:
         print(fit(f"run {place.run} has left nothing unfinished", paint))
         return 0
-    resources = _resources(left, options.resources)
+    resources = _resources(options.resources)
     head = f"run {place.run}: {count(len(left), 'job')} to carry on (Ctrl-C stops, nothing is lost)"
     print(fit(head, paint), flush=True)
     return _carry_on(place, options.workers, resources, paint)
@@ -87,8 +87,8 @@ def _unfinished(place: Place) -> list[dict[str, Any]]:
         record.close()
 
 
-def _resources(left: Sequence[dict[str, Any]], given: str) -> dict[str, float]:
-    """Return the limits: those that were given, and for what else the jobs want just enough for one of them."""
+def _resources(given: str) -> dict[str, float]:
+    """Return the limits that were given; the others are on record."""
     limits: dict[str, float] = {}
     for part in filter(None, given.split(",")):
         name, equals, amount = part.partition("=")
@@ -98,15 +98,7 @@ def _resources(left: Sequence[dict[str, Any]], given: str) -> dict[str, float]:
             raise BadOption(f"--resources takes NAME=N,... such as gpu=2,sim=1; {part!r} is not.") from None
         if not equals or not name.strip() or limits[name.strip()] < 0:
             raise BadOption(f"--resources takes NAME=N,... such as gpu=2,sim=1; {part!r} is not.")
-    guessed: dict[str, float] = {}
-    for job in left:
-        for name, amount in job["resources"].items():
-            if name not in limits:
-                guessed[name] = max(amount, guessed.get(name, 0.0))
-    if guessed:
-        text = ",".join(f"{name}={amount:g}" for name, amount in guessed.items())
-        print(f"trun: limits are not on record; taking --resources {text}", file=sys.stderr)
-    return {**guessed, **limits}
+    return limits
 
 
 def _carry_on(place: Place, workers: int | None, resources: dict[str, float], paint: Paint) -> int:
