@@ -211,6 +211,9 @@ class JobAtom(Latched):
         self._check()
         tail = "" if argument is None else f":{self.argument}"
         self._key = f"job:{self.subject}:{self.what}{tail}"
+        if not isinstance(job, str):
+            # The first one that is made over a job is the one that the job keeps up to date.
+            live.setdefault(self._key, self)
 
     def _check(self) -> None:
         if self.what not in OUTCOMES:

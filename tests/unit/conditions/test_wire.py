@@ -84,6 +84,16 @@ def test_an_atom_of_this_process_comes_back_as_itself() -> None:
     assert back.of[1] is level
 
 
+def test_the_condition_of_a_job_of_this_process_comes_back_as_itself() -> None:
+    class Job:
+        uid = "a job of this process"
+
+    mine = IsCompleted(Job())
+
+    assert Condition.from_dict(mine.to_dict()) is mine
+    assert Condition.from_dict(IsCompleted("elsewhere").to_dict()) == IsCompleted("elsewhere")
+
+
 def test_an_atom_of_another_process_comes_as_one_that_stands_for_it() -> None:
     data = Atom("theirs").to_dict()
     gc.collect()
