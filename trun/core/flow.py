@@ -241,7 +241,9 @@ class Flow:
         life, spec, book = record.life, record.spec, self.book
         uid = spec.uid
         if life.fired < TRUE:
+            # The condition gates the run: from here on it does not matter any more.
             self.resolver.withdraw(uid)
+            life.fired = int(TRUE)
         life.attempt += 1
         life.epoch += 1
         life.heard = 0
@@ -303,7 +305,7 @@ class Flow:
                 book.publish(record, Waiting(reason="its next attempt is due later", until=life.until))
                 self.timers.add(life.until, spec.uid)
             else:
-                self.ready(record, "retry now", Value(life.fired))
+                self.ready(record, "retry now", TRUE)
 
     def _poison(self, record: JobRecord, error: ErrorInfo | None) -> None:
         record.life.kind, record.life.error = "poison", error
@@ -325,7 +327,7 @@ class Flow:
             words = f"{life.deaths} workers died under {record.id} or were lost, the last one: {reason or 'no reason'}"
             self._poison(record, ErrorInfo(type="trun.errors.JobLost", message=words))
         else:
-            self.ready(record, "requeue", Value(life.fired or TRUE))
+            self.ready(record, "requeue", TRUE)
 
     def give_back(self, record: JobRecord) -> None:
         """The executor gave back a job that it never began: the attempt does not count."""
@@ -333,7 +335,7 @@ class Flow:
         self.leave(record)
         life.attempt -= 1
         stopping = life.stopping
-        self.ready(record, "returned", Value(life.fired or TRUE))
+        self.ready(record, "returned", TRUE)
         if stopping:
             self.cancel(record, self._stop_kinds.get(record.spec.uid, "user"), stopping)
 
@@ -342,7 +344,7 @@ class Flow:
         record = self.book.records.get(uid)
         if record is not None and record.life.state is JobState.WAITING and record.life.until == when:
             record.life.until = 0.0
-            self.ready(record, "due", Value(record.life.fired or TRUE))
+            self.ready(record, "due", TRUE)
 
     def end(self, record: JobRecord, cause: Cause, event: AnyEvent) -> None:
         """End the present run of a job with its final event."""

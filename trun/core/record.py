@@ -87,7 +87,7 @@ class Life(msgspec.Struct, array_like=True, kw_only=True):
     winner: str = ""
     suspended: bool = False
     worker: str = ""
-    #: Value at which the condition of this run fired: 0 not yet, 3 for now, 4 for good (or there is none).
+    #: How the condition of this run was decided: 0 not yet, 3 it holds for now, 4 for good (or there is none).
     fired: int = 0
     #: Bad attempts of this run that count against ``retries``.
     failures: int = 0

@@ -42,7 +42,7 @@ def _resume_one(flow: Flow, record: JobRecord, far: dict[str, None]) -> None:
             _wait_again(flow, record, far)
         case JobState.HELD if not life.fired and life.kind != "never":
             _wait_again(flow, record, far)
-        case JobState.HELD | JobState.QUEUED if 0 < life.fired < TRUE and not life.attempt:
+        case JobState.HELD | JobState.QUEUED if 0 < life.fired < TRUE:
             _look_again(flow, record, far)
         case JobState.QUEUED:
             flow.enqueue(record)

@@ -229,7 +229,7 @@ def test_an_unknown_input_is_refused() -> None:
         ({"timeout": 0.0}, "timeout"),
         ({"memory": 0}, "memory"),
         ({"on_never": "cancle"}, "Did you mean 'cancel'?"),
-        ({"isolation": "inline"}, "isolation"),
+        ({"isolation": "cage"}, "isolation"),
         ({"kind": "scan"}, "kind"),
         ({"kind": "first"}, "no choices"),
         ({"resources": {"gup": 1}}, "Did you mean 'gpu'?"),
