@@ -12,8 +12,8 @@ from itertools import islice
 from typing import Any
 
 import trun.service as services
-from trun.conditions import check, predicate, wire
-from trun.conditions.algebra import Condition, Or
+from trun.conditions import predicate, wire
+from trun.conditions.algebra import Or
 from trun.errors import BadOption, UsageError
 from trun.executors.context import current_job
 from trun.groups import Group
@@ -116,7 +116,6 @@ def first(
     losers: str = "unneeded",
     name: str = "first",
     service: Service | None = None,
-    when: Condition | Job | None = None,
 ) -> Race:
     """Race jobs against one another: the job that this gives has the result of the first that is good enough.
 
@@ -134,7 +133,7 @@ def first(
     -------
     A job with ``.winner``. Ties go to the lower sequence number, then to the position.
     """
-    if len(jobs) == 1 and not isinstance(jobs[0], Job):
+    if len(jobs) == 1 and isinstance(jobs[0], Iterable) and not isinstance(jobs[0], Job):
         jobs = tuple(jobs[0])
     for position, job in enumerate(jobs):
         if not isinstance(job, Job):
@@ -145,7 +144,6 @@ def first(
         raise BadOption(f"losers must be one of {', '.join(map_text(LOSERS))}, not {losers!r}.")
     if until is not None:
         predicate.compile_predicate(until)
-    del when
     target = service if service is not None else jobs[0].service
     condition = Or(*[job.iscompleted if until is None else job.improved(until) for job in jobs])
     inside = current_job()
@@ -205,4 +203,3 @@ class ServiceExecutor(concurrent.futures.Executor):
 
 services.doors["map"] = map
 services.doors["executor"] = ServiceExecutor
-_ = check

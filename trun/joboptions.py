@@ -12,6 +12,7 @@ import msgspec
 from trun.conditions.timing import span_seconds
 from trun.core.units import memory_bytes
 from trun.errors import BadOption, UnknownName
+from trun.service import Service
 
 ON_NEVER = ("cancel", "hold", "skip", "run")
 ISOLATION = ("worker", "fresh", "inline")
@@ -90,6 +91,9 @@ def _check_words(checked: dict[str, Any]) -> None:
         raise BadOption(f"priority must be a number, not {checked['priority']!r}.")
     if checked.get("name") is not None and (not isinstance(checked["name"], str) or not checked["name"].strip()):
         raise BadOption(f"name must be a text, not {checked['name']!r}.")
+    if not isinstance(checked.get("service"), Service | None):
+        given = checked["service"]
+        raise BadOption(f"service must be a service, such as trun.local() gives, not {given!r}.")
     if checked.get("memo"):
         raise BadOption("memo is not there yet in this version of trun; leave it out, and every submission runs.")
 
@@ -103,5 +107,3 @@ def _resources(given: Any) -> dict[str, float]:
         if not isinstance(amount, (int, float)) or isinstance(amount, bool) or amount < 0:
             raise BadOption(f"resource {name!r} must be an amount of at least 0, not {amount!r}.")
     return {name: amount for name, amount in given.items() if amount}
-
-

@@ -280,6 +280,13 @@ def test_a_keyword_that_is_nearly_an_option_is_refused() -> None:
         trun.submit(add, 1, 2, third=3).result(WAIT_S)
 
 
+def test_what_is_no_service_is_refused() -> None:
+    with pytest.raises(trun.errors.BadOption, match="service must be a service"):
+        trun.submit(add, 1, 2, service="compufans")  # type: ignore[arg-type]
+    with pytest.raises(trun.errors.UsageError, match="argument 0 is int"):
+        trun.first(7)  # type: ignore[arg-type]
+
+
 def test_a_group_reaches_a_share(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     group = trun.map(lambda path: wait_for_file(path) if path else "", ["", "", "", str(gate)])
