@@ -16,12 +16,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
 from trun.adapters.folders import private_folder
 from trun.adapters.link import FRAMES_AT_ONCE, LINGER_S, Connection, encode_frames
@@ -307,7 +307,7 @@ class _Line:
                 parts = self._monitor.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return found
-            event = parse_monitor_message(parts)["event"]
+            event = int.from_bytes(parts[0][:2], sys.byteorder)  # pyzmq's own parser would cost the import of asyncio
             found.append("up" if event == zmq.EVENT_HANDSHAKE_SUCCEEDED else "down")
 
     def receive(self) -> list[bytes]:

@@ -6,10 +6,8 @@ permission, no network) means "not now", never an end: only the condition's own 
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from trun.conditions.atoms import WorldAtom
 from trun.conditions.value import HOLDS, TRUE, WAIT, Value
@@ -45,7 +43,7 @@ def _is_there(target: str) -> bool:
     parts = urlsplit(target)
     if parts.scheme in ("http", "https"):
         return _answers(target)
-    path = urllib.request.url2pathname(parts.path) if parts.scheme == "file" else target
+    path = unquote(parts.path) if parts.scheme == "file" else target
     try:
         return Path(path).expanduser().exists()
     except OSError:
@@ -53,6 +51,9 @@ def _is_there(target: str) -> bool:
 
 
 def _answers(url: str) -> bool:
+    import urllib.error  # costs a tenth of a node's start, and few conditions are about URLs
+    import urllib.request
+
     for method in ("HEAD", "GET"):
         try:
             with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=TIMEOUT_S):

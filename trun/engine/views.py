@@ -11,7 +11,6 @@ import fnmatch
 import platform
 from collections import Counter
 from collections.abc import Iterable
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -395,6 +394,8 @@ def graph(engine: Engine, arguments: dict[str, Any]) -> Any:
 def versions(engine: Engine, arguments: dict[str, Any]) -> Any:
     """Return the versions of trun, Python and the installed distributions."""
     found = {"trun": __version__, "python": platform.python_version()}
+    from importlib import metadata  # slow to import, and seldom asked for
+
     for distribution in metadata.distributions():
         name = distribution.metadata["Name"]
         if name:
