@@ -10,7 +10,6 @@ Rule: results are unpickled in the caller's thread and only when somebody asks f
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import functools
 import sys
@@ -348,6 +347,7 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
         return True
 
     def __await__(self) -> Generator[Any, None, Any]:
+        import asyncio  # whoever awaits has it already, and nobody else pays for it
         loop = asyncio.get_running_loop()
         done = loop.create_future()
 
