@@ -1,10 +1,10 @@
 """Conditions: expressions that say when a job may run. Pure, except for ``depends``.
 
 ``value`` the chain of five, ``algebra`` the tree, ``atoms`` (``outcomes``) and ``timing`` its leaves, ``predicate``
-expressions over results, ``resolver`` (``graph``, ``propagation``, ``waiting``, ``clocks``, ``decisions``) who waits for
-what, ``text`` (``writing``, ``naming``) and ``wire`` the two written forms, ``explain`` (``causes``, ``phrases``, ``tree``)
-why, ``check`` what can be known beforehand, ``depends`` the resolver with callbacks for a process of its own. Everybody
-above may come in; we know only messages and errors.
+expressions over results; ``resolver`` (``graph``, ``propagation``, ``waiting``, ``clocks``, ``decisions``) who waits
+for what; ``text`` (``writing``, ``naming``) and ``wire`` the two written forms; ``explain`` (``causes``, ``phrases``,
+``tree``) why; ``check`` what can be known beforehand; ``depends`` the resolver with callbacks for a process of its
+own. Everybody above may come in; we know only messages and errors.
 """
 
 import trun.conditions.wire  # noqa: F401 - gives every condition its to_dict and from_dict
