@@ -42,17 +42,17 @@ def await_file(name):
 def add(*numbers):
     return sum(numbers)
 
-def wait_for(name, value=1):
-    note("began-" + name, os.getpid())
-    await_file(name)
+def wait_for(gate, value=1):
+    note("began-" + gate, os.getpid())
+    await_file(gate)
     return value
 
-def stubborn(name):
+def stubborn(mark):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(1000)"
     child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=subprocess.PIPE)
     child.stdout.readline()
-    note("began-" + name, os.getpid())
+    note("began-" + mark, os.getpid())
     while True:
         time.sleep(1)
 
