@@ -139,14 +139,14 @@ class Brute:
         return self._judge()
 
     def hear(self, subject: str, event: Event) -> list[tuple[str, Hashable]]:
-        """Move all atoms about a job."""
-        moved = []
+        """Move all atoms about a job, at one moment."""
         for key, atom in self.atoms.items():
-            if isinstance(atom, JobAtom) and atom.subject == subject:
+            if isinstance(atom, JobAtom) and atom.subject == subject and self.leaves[key] == WAIT:
                 value = meaning(atom.what, event)
                 if value is not None:
-                    moved.append((key, value))
-        return self.settle_many(moved)
+                    self.leaves[key] = value
+        self._remember()
+        return self._judge()
 
     def advance(self, now: int) -> list[tuple[str, Hashable]]:
         """Walk through time."""

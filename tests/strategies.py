@@ -10,6 +10,7 @@ Rule: nothing here knows how trun decides; brute force stands in ``brute``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -67,52 +68,83 @@ def times() -> st.SearchStrategy[int]:
     return st.integers(1, 8)
 
 
-def _gates(children: st.SearchStrategy[Condition], *, unary: bool) -> st.SearchStrategy[Condition]:
-    several = st.lists(children, min_size=0, max_size=4)
-    found: list[st.SearchStrategy[Condition]] = [
-        several.map(lambda of: And(*of)),
-        several.map(lambda of: Or(*of)),
-        st.builds(lambda k, of: AtLeast(k, *of), st.integers(0, 4), several),
-        # The same node twice: a tree that is none.
-        children.map(lambda c: AtLeast(2, c, Or(c), And(c))),
-    ]
-    if unary:
-        found += [children.map(Not), children.map(Never), children.map(Settled)]
-    return st.one_of(found)
+# Building a strategy costs more than drawing from it. So what is drawn is a recipe: a name and its ingredients, with
+# numbers for atoms; each of these strategies is built once.
+
+Recipe = tuple[str, Any]
+_PLAIN: st.SearchStrategy[Recipe] = st.tuples(st.just("event"), st.integers(0, 100))
+_ANY: st.SearchStrategy[Recipe] = st.tuples(st.just("atom"), st.integers(0, 100))
+_SINCE_ATOMS = st.tuples(st.just("since"), st.tuples(_ANY, _ANY))
+_TIMES: st.SearchStrategy[Recipe] = st.tuples(st.sampled_from(("after", "deadline", "at", "before")), times())
 
 
-def plain_conditions(pool: Pool, *, max_leaves: int = 8) -> st.SearchStrategy[Condition]:
+def _gates(below: st.SearchStrategy[Recipe]) -> st.SearchStrategy[Recipe]:
+    several = st.lists(below, max_size=4)
+    return st.one_of(
+        st.tuples(st.just("and"), several),
+        st.tuples(st.just("or"), several),
+        st.tuples(st.just("atleast"), st.tuples(st.integers(0, 4), several)),
+        st.tuples(st.just("twice"), below),
+    )
+
+
+def _all_gates(below: st.SearchStrategy[Recipe]) -> st.SearchStrategy[Recipe]:
+    return st.one_of(_gates(below), st.tuples(st.sampled_from(("not", "never", "settled")), below))
+
+
+def _since(below: st.SearchStrategy[Recipe]) -> st.SearchStrategy[Recipe]:
+    return _all_gates(below) | st.tuples(st.just("since"), st.tuples(below, below))
+
+
+def _held(below: st.SearchStrategy[Recipe]) -> st.SearchStrategy[Recipe]:
+    return _all_gates(below) | st.tuples(st.just("held"), st.tuples(below, times()))
+
+
+_RECIPES = {
+    "plain": st.recursive(_PLAIN, _gates, max_leaves=8),
+    "any": st.recursive(_ANY, _since, max_leaves=8),
+    # ``since`` over atoms only: two clocks that strike at once have no order.
+    "timed": st.recursive(st.one_of(_ANY, _ANY, _TIMES, _SINCE_ATOMS), _held, max_leaves=8),
+}
+_UNARY = {"not": Not, "never": Never, "settled": Settled}
+_TIME = {"after": After, "deadline": Deadline, "at": At, "before": Before}
+
+
+def cook(recipe: Recipe, pool: Pool) -> Condition:
+    """Make the condition that a recipe describes."""
+    name, parts = recipe
+    if name in ("event", "atom"):
+        atoms = pool.events if name == "event" else pool.all
+        return atoms[parts % len(atoms)]
+    if name in _TIME:
+        return _TIME[name](float(parts))
+    if name in ("and", "or"):
+        of = [cook(part, pool) for part in parts]
+        return And(*of) if name == "and" else Or(*of)
+    if name == "atleast":
+        return AtLeast(parts[0], *[cook(part, pool) for part in parts[1]])
+    if name == "since":
+        return Since(cook(parts[0], pool), cook(parts[1], pool))
+    if name == "held":
+        return Held(cook(parts[0], pool), float(parts[1]))
+    child = cook(parts, pool)
+    # The same node several times: a tree that is none.
+    return AtLeast(2, child, Or(child), And(child)) if name == "twice" else _UNARY[name](child)
+
+
+def plain_conditions(pool: Pool) -> st.SearchStrategy[Condition]:
     """Draw thresholds over atoms that are decided once."""
-    leaves: st.SearchStrategy[Condition] = st.sampled_from(pool.events)
-    return st.recursive(leaves, lambda below: _gates(below, unary=False), max_leaves=max_leaves)
+    return _RECIPES["plain"].map(lambda recipe: cook(recipe, pool))
 
 
-def conditions(pool: Pool, *, max_leaves: int = 8) -> st.SearchStrategy[Condition]:
+def conditions(pool: Pool) -> st.SearchStrategy[Condition]:
     """Draw conditions without time: all gates, all kinds of atoms, ``since`` included."""
-    leaves: st.SearchStrategy[Condition] = st.sampled_from(pool.all)
-    return st.recursive(
-        leaves,
-        lambda below: _gates(below, unary=True) | st.builds(Since, below, below),
-        max_leaves=max_leaves,
-    )
+    return _RECIPES["any"].map(lambda recipe: cook(recipe, pool))
 
 
-def timed_conditions(pool: Pool, *, max_leaves: int = 8) -> st.SearchStrategy[Condition]:
-    """Draw conditions with time; ``since`` stands over atoms only, for two clocks that strike at once have no order."""
-    spans = times().map(float)
-    leaves: st.SearchStrategy[Condition] = st.one_of(
-        st.sampled_from(pool.all),
-        spans.map(After),
-        spans.map(Deadline),
-        spans.map(At),
-        spans.map(Before),
-        st.builds(Since, st.sampled_from(pool.all), st.sampled_from(pool.all)),
-    )
-    return st.recursive(
-        leaves,
-        lambda below: _gates(below, unary=True) | st.builds(Held, below, spans),
-        max_leaves=max_leaves,
-    )
+def timed_conditions(pool: Pool) -> st.SearchStrategy[Condition]:
+    """Draw conditions with time."""
+    return _RECIPES["timed"].map(lambda recipe: cook(recipe, pool))
 
 
 def level_values() -> st.SearchStrategy[Value]:

@@ -200,7 +200,7 @@ class Depends:
         """Take what a message says of an atom, and remember it for those who register later."""
         told = self._told.get(key, WAIT)
         if told.is_settled:
-            if told is not value:
+            if value.is_settled and told is not value:
                 text = f"{key} is settled as {told.name} already; {value.name} was ignored"
                 warnings.warn(text, ConditionWarning, stacklevel=5)
             return []

@@ -119,13 +119,14 @@ class Propagation:
         batch = Batch()
         self._run_clocks(now, batch)
         why = _words(event)
+        moment = self._moment(subject, seq)  # one event is one moment, whatever it means to how many atoms
         for leaf in [one.leaf for one in self._entries.of_subject(subject)]:
             one = self._entries.find(leaf)  # what the first of them decided may have let go of the others
             if one is None or (isinstance(one, Source) and one.value.is_settled):
                 continue
             value = leaf.judge(event)  # type: ignore[attr-defined]
             if value is not None:
-                self._take(one, value, (subject, seq), why, batch)
+                self._take(one, value, moment, why, batch)
         return self._end(batch)
 
     def settle(self, key: str, value: Value, *, seq: int = 0, now: float = 0.0, reason: str = "") -> list[Decision]:
@@ -142,7 +143,7 @@ class Propagation:
             if entry is None:
                 self._count(self._late.get(key), value)
             else:
-                self._take(entry, VALUES[value], ("", seq), reason, batch)
+                self._take(entry, VALUES[value], self._moment("", seq), reason, batch)
         return self._end(batch)
 
     def advance(self, now: float) -> list[Decision]:
@@ -178,7 +179,7 @@ class Propagation:
         else:
             self.contradicted += 1
 
-    def _take(self, entry: Entry, value: Value, place: tuple[str, int], reason: str, batch: Batch) -> None:
+    def _take(self, entry: Entry, value: Value, moment: Moment, reason: str, batch: Batch) -> None:
         """Give one atom a new value: plain registrations are decided, five-value ones noted."""
         if isinstance(entry, Waiters):
             leaf = entry.leaf
@@ -202,7 +203,7 @@ class Propagation:
             self._remember(key, value)
             self._watch.pop(key, None)
         if entry.graphs:
-            self._move(entry, value, self._moment(*place), batch)
+            self._move(entry, value, moment, batch)
         if value is TRUE:
             gates, entry.gates = entry.gates, {}
             self._let_go(entry, key)
