@@ -18,19 +18,17 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trun.adapters import folders
-from trun.adapters.clock import SteadyClock
 from trun.adapters.sqlite import SqliteJournal
-from trun.adapters.wire import RouterEndpoint
-from trun.core.machine import Machine
-from trun.engine.driver import Driver
-from trun.engine.loop import Engine
-from trun.engine.views import VIEWS
 from trun.errors import TrunError
 from trun.executors.processes import Processes
 from trun.messages import Welcome
 from trun.version import __version__
+
+if TYPE_CHECKING:
+    from trun.engine.driver import Driver
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,10 +81,24 @@ def compose(options: argparse.Namespace) -> Driver:
         meta = journal.meta()
         key, epoch = meta["service_key"], int(meta["epoch"])
         os.environ["TRUN_SERVICE"] = options.address
-        machine = Machine(resources=limits, service_key=key, epoch=epoch)
         executor = Processes(options.workers, folder=folder, service_key=key)
+        executor.open()
+    except BaseException:
+        journal.close()
+        raise
+    # The first worker starts while we import the rest: a script sees its first result that much earlier.
+    from trun.adapters.clock import SteadyClock
+    from trun.adapters.wire import RouterEndpoint
+    from trun.core.machine import Machine
+    from trun.engine.driver import Driver
+    from trun.engine.loop import Engine
+    from trun.engine.views import VIEWS
+
+    try:
+        machine = Machine(resources=limits, service_key=key, epoch=epoch)
         endpoint = RouterEndpoint(options.address)
     except BaseException:
+        executor.close()
         journal.close()
         raise
     welcome = Welcome(
@@ -109,7 +121,6 @@ def compose(options: argparse.Namespace) -> Driver:
         welcome=welcome,
         views=dict(VIEWS),
     )
-    executor.open()
     folders.register_service(key, folder)
     engine.recover()
     facts = {"pid": os.getpid(), "address": options.address, "name": options.name, "owner": options.owner}
