@@ -249,23 +249,47 @@ class FolderLock:
                 path=str(folder),
             ) from error
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            if not _lock(fd):
+                raise held_by(folder, _read_holder(fd))
+        except BaseException as error:
             os.close(fd)
-            if not isinstance(error, BlockingIOError):
+            if isinstance(error, OSError) and not isinstance(error, StateError):
                 text = f"the folder {folder} cannot be locked ({error.strerror})."
                 raise StateError(text, path=str(folder)) from error
-            raise held_by(folder, holder(folder) or Holder()) from None
+            raise
         os.ftruncate(fd, 0)
         with contextlib.suppress(OSError):  # on a full disk the lock still counts, it only cannot say whose it is
             os.pwrite(fd, json.dumps({"pid": os.getpid(), "since": time.time()}).encode(), 0)
         self._fd = fd
+        self._pid = os.getpid()
 
     def release(self) -> None:
-        """Give the folder up; a second call does nothing."""
+        """Give the folder up; a second call does nothing, nor does one in a forked child."""
         if self._fd >= 0:
+            if self._pid == os.getpid():
+                # Said outright: a child that is just being started may still have our descriptors for a moment.
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
             os.close(self._fd)
             self._fd = -1
+
+
+def _lock(fd: int) -> bool:
+    """Take the lock; False where somebody holds it. Tries for a moment, since ``holder`` takes it for an instant."""
+    for pause_s in (*[0.001] * 4, *[0.005] * 8, 0.0):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(pause_s)
+        else:
+            return True
+    return False
+
+
+def _read_holder(fd: int) -> Holder:
+    try:
+        return msgspec.json.decode(os.pread(fd, 4096, 0), type=Holder)
+    except msgspec.MsgspecError:
+        return Holder()
 
 
 def held_by(path: Path, who: Holder, *, what: str = "state folder") -> StateHeld:
@@ -290,9 +314,7 @@ def holder(folder: Path) -> Holder | None:
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            with contextlib.suppress(msgspec.MsgspecError):
-                return msgspec.json.decode(os.pread(fd, 4096, 0), type=Holder)
-            return Holder()
+            return _read_holder(fd)
         return None
     finally:
         os.close(fd)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,24 @@ def test_a_started_program_does_not_keep_the_lock(tmp_path: Path) -> None:
 
     FolderLock(tmp_path).release()
     child.communicate(b"\n")
+
+
+def test_whoever_looks_who_holds_a_folder_keeps_nobody_out(tmp_path: Path) -> None:
+    FolderLock(tmp_path).release()
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            folders.holder(tmp_path)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        for _ in range(100):
+            FolderLock(tmp_path).release()
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_the_file_system_is_known_by_name(tmp_path: Path) -> None:
