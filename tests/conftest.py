@@ -3,7 +3,7 @@
 Folders: TRUN_STATE_DIR, TRUN_RUNTIME_DIR and TRUN_CONFIG_DIR point to fresh temporary folders for each test, so that no
 test sees the user's services or keys. The paths are short because a Unix socket's path may have about 100 bytes.
 
-Hypothesis: profile ``dev`` (50 examples), ``ci`` (1,000, where CI=true) or ``nightly`` (50,000);
+Hypothesis: profile ``dev`` (50 examples), ``ci`` (200, where CI=true) or ``nightly`` (50,000);
 ``--hypothesis-profile`` wins. A test whose single example is expensive (processes, sockets, large machines) fixes
 its own ``max_examples``.
 
@@ -23,7 +23,7 @@ import pytest
 from hypothesis import settings
 
 settings.register_profile("dev", max_examples=50, deadline=None)
-settings.register_profile("ci", max_examples=1_000, deadline=None, print_blob=True)
+settings.register_profile("ci", max_examples=200, deadline=None, print_blob=True)
 settings.register_profile("nightly", max_examples=50_000, deadline=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "dev")
 
