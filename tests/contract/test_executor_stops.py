@@ -152,8 +152,8 @@ def ignore_sigterm() -> None:
 
 
 def clean_up(path: Path) -> None:
-    ready()
     try:
+        ready()
         time.sleep(100)
     finally:
         path.write_text("clean")
@@ -214,8 +214,8 @@ def test_a_cancelled_job_may_clean_up(rig: Rig, tmp_path: Path) -> None:
 
 def test_a_job_that_swallows_its_interruption_is_aborted_all_the_same(rig: Rig) -> None:
     def stubborn() -> int:
-        ready()
         try:
+            ready()
             time.sleep(100)
         except BaseException:
             return 1

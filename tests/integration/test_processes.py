@@ -247,10 +247,10 @@ def test_workers_that_cannot_start_fail_their_jobs_and_say_why(make: Callable[..
 def wait_to_be_refused() -> str:
     from trun.errors import Refused
 
-    ready()
     job = current_job()
     assert job is not None
     try:
+        ready()
         job.inbox.get(timeout=20)
     except Refused as error:
         return str(error)
