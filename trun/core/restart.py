@@ -63,9 +63,15 @@ def _look_again(flow: Flow, record: JobRecord, far: dict[str, None]) -> None:
     decisions = flow.waits.register(record, condition)
     if not decisions:
         flow.lapse(record)
-    elif not isinstance(decisions[0], Fire):
+        return
+    fire = decisions[0]
+    if not isinstance(fire, Fire):
         flow.decide(decisions)
-    elif record.life.state is JobState.QUEUED:
+        return
+    if fire.value != record.life.fired:
+        record.life.fired = int(fire.value)
+        flow.book.save(record)
+    if record.life.state is JobState.QUEUED:
         flow.enqueue(record)
 
 

@@ -48,6 +48,9 @@ from trun.messages import (
 )
 from trun.ports import Room
 
+#: From so many jobs on, looking at all after each message takes too long.
+CHECKED = 12
+
 
 def spec(uid: str, when: Condition | None = None, **options: Any) -> JobSpec:
     """Return a slip of paper; the name is the uid."""
@@ -72,6 +75,8 @@ class Service:
         self.turns: list[Turn] = []
         self.delivered: list[Deliver] = []
         self.refused: list[RefuseJobs] = []
+        #: Jobs that were saved since somebody cleared this.
+        self.touched: set[str] = set()
         #: Replays that are not answered at once: (stream, since).
         self.replay_late = False
         self.asked: list[Replay] = []
@@ -81,6 +86,8 @@ class Service:
     def send(self, message: Message) -> list[Effect]:
         effects = self.machine.handle(message, self.now)
         self.perform(effects)
+        if len(self.lives) < CHECKED:
+            self.check_saved()
         return effects
 
     def submit(self, *specs: JobSpec, groups: Iterable[GroupSpec] = ()) -> list[Effect]:
@@ -137,11 +144,12 @@ class Service:
             RefuseJobs: self.refused,
             Replay: self.asked,
         }
+        saved: set[str] = set()
         for effect in effects:
             if isinstance(effect, SaveSpec):
                 self.specs[effect.uid] = self.record(effect.uid).spec
             if isinstance(effect, Save | SaveSpec):
-                self.lives[effect.uid] = encode(self.life(effect.uid))
+                saved.add(effect.uid)
             elif isinstance(effect, Publish):
                 self.keep(effect.entry)
             elif isinstance(effect, Start):
@@ -149,8 +157,9 @@ class Service:
                 self.starts.append((effect.uid, effect.epoch))
             else:
                 lists[type(effect)].append(effect)
-        for uid in self.machine.records:
-            assert encode(self.life(uid)) == self.lives[uid], f"{uid} was changed and not saved"
+        for uid in saved:
+            self.lives[uid] = encode(self.life(uid))
+        self.touched |= saved
         if not self.replay_late:
             self.answer_replays()
 
@@ -171,6 +180,11 @@ class Service:
                 ends = 0 if isinstance(other.event, Retried) else ends + isinstance(other.event, FINAL)
             assert not ends, f"{entry.stream} ended twice"
         kept.append(entry)
+
+    def check_saved(self) -> None:
+        """Every change of a record was followed by an order to save it."""
+        for uid in self.machine.records:
+            assert encode(self.life(uid)) == self.lives[uid], f"{uid} was changed and not saved"
 
     # -- facts
 
