@@ -163,6 +163,13 @@ def test_entries_are_read_from_a_number_on_and_at_most_so_many(journal: Journal)
     assert journal.entries("nobody") == []
 
 
+def test_the_last_number_of_a_stream_is_known(journal: Journal) -> None:
+    journal.commit(accepted(1, "a"))
+    journal.commit(Batch(entries=[(1, entry("a", 2)), (0, entry("condition", 1))]))
+
+    assert [journal.last(stream) for stream in ("a", "condition", "nobody")] == [2, 1, 0]
+
+
 def test_streams_that_are_no_job_are_kept_by_name(journal: Journal) -> None:
     journal.commit(Batch(entries=[(0, entry("condition", 1)), (0, entry("service", 1)), (0, entry("condition", 2))]))
 
