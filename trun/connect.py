@@ -37,6 +37,8 @@ START_S = 30.0
 #: After Ctrl-C: seconds before we say that we still wait, and for how long we do before the node is killed.
 PATIENCE_S = 0.5
 CANCEL_S = 6.0
+#: Seconds after which a script that waits at its end for nothing that moves says so.
+STUCK_S = 3.0
 #: Failures that are told one by one at the end.
 FAILURES_SHOWN = 5
 
@@ -312,12 +314,26 @@ def _close(made: Service) -> None:
             unfinished = made.ask("summary")["unfinished"]
             if unfinished:
                 say(f"{_jobs(unfinished)} on {made.name} {'goes' if unfinished == 1 else 'go'} on; trun ps")
+        else:
+            _say_if_stuck(made)
         made.close()
     except ServiceUnavailable as gone:
         say(str(gone))
     else:
         if made.gone is not None and made.lost:
             say(str(made.gone))
+
+
+def _say_if_stuck(made: Service) -> None:
+    """Give the jobs a moment; if nothing runs and nothing will soon, say what the end of the script waits for."""
+    if made.gone is not None or concurrent.futures.wait([made.begin_drain()], STUCK_S).done:
+        return
+    left = made.ask("ps", state="new,held,waiting,queued,running,lost", limit=3)
+    counts = made.ask("summary")["counts"]
+    if left["jobs"] and not counts.get("running") and not counts.get("queued"):
+        job = left["jobs"][0]
+        waiting = f"{job['id']} {job['reason']}".strip()
+        say(f"waiting for {_jobs(left['total'])} on {made.name}: {waiting} (trun why {job['id']}; Ctrl-C cancels)")
 
 
 def _cancel(services_: list[Service], error: BaseException) -> None:
