@@ -7,6 +7,7 @@ a clock out when its registration ends: it is found dead at its turn, or swept o
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
+from math import inf
 
 from trun.conditions.graph import Graph
 
@@ -14,18 +15,21 @@ from trun.conditions.graph import Graph
 class Clocks:
     """A heap of clocks."""
 
-    __slots__ = ("_dead", "_heap", "_ties")
+    __slots__ = ("_dead", "_heap", "_ties", "first")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Graph, int | str]] = []
         self._ties = 0
         self._dead = 0
+        #: When the first clock strikes, at the earliest; it may be dead.
+        self.first = inf
 
     def start(self, at: float, graph: Graph, which: int | str) -> None:
         """Note that at this moment a leaf or gate must be looked at."""
         self._ties += 1
         graph.clocks += 1
         heappush(self._heap, (at, self._ties, graph, which))
+        self.first = self._heap[0][0]
 
     def next(self) -> float | None:
         """Return when the first living clock strikes."""
@@ -33,11 +37,8 @@ class Clocks:
         while heap and not heap[0][2].is_alive:
             heappop(heap)
             self._dead -= 1
+        self.first = heap[0][0] if heap else inf
         return heap[0][0] if heap else None
-
-    def is_due(self, now: float) -> bool:
-        """Whether a clock has struck by now (it may be a dead one)."""
-        return bool(self._heap) and self._heap[0][0] <= now
 
     def pop(self, now: float) -> tuple[float, Graph, int | str] | None:
         """Take the first living clock that has struck by now."""
@@ -46,6 +47,7 @@ class Clocks:
             return None
         at, _, graph, which = heappop(self._heap)
         graph.clocks -= 1
+        self.first = self._heap[0][0] if self._heap else inf
         return at, graph, which
 
     def end(self, graph: Graph) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Hashable, Iterable
 from operator import itemgetter
 from typing import Any
 
+from trun.conditions.algebra import Leaf
 from trun.conditions.atoms import WorldAtom
 from trun.conditions.clocks import Clocks
 from trun.conditions.decisions import Decision, Drop, Fire, Lapse, Reason, drop, fire, node_values
@@ -57,7 +58,9 @@ class Propagation:
         self._arrival = 0
         self._now = 0.0
         self._clocks = Clocks()
+        #: What atoms were worth that nobody waits for any more, by key; the last atom about a job that came true.
         self._late: dict[str, Value] = {}
+        self._came: dict[str, Leaf] = {}
         self._watch: dict[str, WorldAtom] = {}
         self._watched: dict[str, WorldAtom] = {}
         #: Updates that said nothing new, or were about atoms that nobody waits for.
@@ -104,15 +107,19 @@ class Propagation:
 
     def hear(self, subject: str, event: Event, *, seq: int = 0, now: float = 0.0) -> list[Decision]:
         """Take one event of a job's stream; say who follows."""
-        entry = self._entries.about.get(subject)
+        about = self._entries.about
+        entry = about.get(subject)
         if entry is None:
             return []
-        if type(entry) is Waiters and not self._clocks.is_due(now):
+        if type(entry) is Waiters and self._clocks.first > now:
             leaf = entry.leaf
             value = leaf.judge(event)  # type: ignore[attr-defined]
             if value is TRUE:
-                del self._entries.about[subject]
-                self._remember(leaf._key, TRUE)
+                del about[subject]
+                came = self._came
+                came[subject] = leaf
+                if len(came) > LATE:
+                    came.clear()
                 return self._come_true(entry)
             if value is None:
                 return []

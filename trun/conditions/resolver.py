@@ -89,7 +89,7 @@ class Resolver(Propagation):
             if not isinstance(leaf, JobAtom):
                 break
             entry = about.get(leaf.subject)
-            if type(entry) is Waiters and entry.leaf._key == leaf._key and len(entry) < WIDE:
+            if type(entry) is Waiters and (entry.leaf is leaf or entry.leaf.key == leaf._key) and len(entry) < WIDE:
                 if entry[-1] != gate:
                     entry.append(gate)
                     missing += 1
@@ -174,14 +174,23 @@ class Resolver(Propagation):
         if value is None:
             value = leaf.latch
             if value is WAIT:
-                value = self._late.get(leaf.key, WAIT)
+                value = self._late_value(leaf)
         return WAIT if value == HOLDS and not level else VALUES[value]
+
+    def _late_value(self, leaf: Leaf) -> Value:
+        """Return what an atom came to be worth while others waited for it; WAIT if that is forgotten."""
+        if isinstance(leaf, JobAtom):
+            came = self._came.get(leaf.subject)
+            if came is not None and came.key == leaf.key:
+                return TRUE
+        return self._late.get(leaf.key, WAIT)
 
     def reset(self, subject: str, run: int = 0) -> list[Decision]:
         """Begin a new run of a job: who still waits and mentions it waits anew; what was decided stays so.
 
         Costs a look at every registration, since atoms that came true were forgotten.
         """
+        self._came.pop(subject, None)
         tail = f"job:{subject}:"
         self._late = {key: value for key, value in self._late.items() if not key.startswith(tail)}
         again: list[tuple[Hashable, int | Graph]] = []
@@ -243,7 +252,8 @@ class Resolver(Propagation):
         """Return what an atom is worth; WAIT for one that nobody waits for and that settled long ago."""
         entry = self._entries.find_key(key)
         if entry is None:
-            return self._late.get(key, WAIT)
+            came = any(leaf.key == key for leaf in self._came.values())
+            return TRUE if came else self._late.get(key, WAIT)
         return entry.value if isinstance(entry, Source) else WAIT
 
     def condition_of(self, owner: Hashable) -> Condition:
