@@ -7,7 +7,7 @@ once, and lets them see what has already happened. Who follows the stream passes
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from trun.conditions.atoms import (
@@ -31,26 +31,36 @@ class Outcomes:
     """Conditions on how a job, or all members of a group, end."""
 
     uid: str
+    #: The atoms that the properties give, and weak references to others that were made directly.
     _atoms: dict[str, JobAtom]
+    _others: Sequence[weakref.ref[JobAtom]] = ()
 
     def _past(self) -> Iterable[Event]:
         """Return the events that an atom made now has missed, in order."""
         raise NotImplementedError
 
-    def _atom(self, atom: JobAtom) -> JobAtom:
-        known = self._atoms.get(atom.key)
-        if known is not None:
-            return known
-        self._atoms[atom.key] = atom
-        known_jobs[self.uid] = self
+    def _adopt(self, atom: JobAtom) -> None:
+        """Keep an atom over this job up to date (each atom calls it as it is made)."""
+        if atom.key in self._atoms:
+            self._others = [*(ref for ref in self._others if ref() is not None), weakref.ref(atom)]
+        else:
+            self._atoms[atom.key] = atom
+            known_jobs[self.uid] = self
         for event in list(self._past()):
             atom.see(event)
-        return atom
+
+    def _atom(self, atom: JobAtom) -> JobAtom:
+        """Return the one atom of this meaning, which is the given one if it was the first."""
+        return self._atoms[atom.key]
 
     def _see(self, event: Event) -> None:
         if self._atoms:
             for atom in list(self._atoms.values()):
                 atom.see(event)
+            for ref in self._others:
+                other = ref()
+                if other is not None:
+                    other.see(event)
 
     @property
     def iscompleted(self) -> JobAtom:

@@ -537,3 +537,15 @@ def test_limits_of_resources_are_on_record(tmp_path: Path) -> None:
     assert again.resources()["beam"]["limit"] == 2
     assert trun.submit(add, 1, 1, resources={"beam": 1}, service=again).result(WAIT_S) == 2
     again.close()
+
+
+def test_atoms_made_directly_follow_the_job_too() -> None:
+    job = trun.submit(add, 1, 1)
+    direct = trun.IsCompleted(job)
+    again = trun.IsCompleted(job)
+    job.result(WAIT_S)
+
+    assert direct.ready
+    assert again.ready
+    assert job.iscompleted is job.iscompleted
+    assert trun.IsFailed(job).never

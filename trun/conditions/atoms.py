@@ -214,6 +214,9 @@ class JobAtom(Latched):
         if not isinstance(job, str):
             # The first one that is made over a job is the one that the job keeps up to date.
             live.setdefault(self._key, self)
+            adopt = getattr(type(job), "_adopt", None)
+            if adopt is not None:
+                adopt(job, self)
 
     def _check(self) -> None:
         if self.what not in OUTCOMES:
