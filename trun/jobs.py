@@ -235,7 +235,7 @@ def make_spec(
         made=time.time(),
     )
     if options.key is not None:
-        content = pickles.digest_of(digest, payload, when)
+        content = pickles.digest_of(digest, payload)
         spec = msgspec.structs.replace(spec, uid=_uid_of(options.key), key=options.key, digest=content)
     if options.resources:
         _check_resources(service, options.resources)
