@@ -12,24 +12,43 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from trun.conditions.algebra import Condition, Gate, Leaf, Never, Not, Settled, combine, postorder
-from trun.conditions.value import CANCELLED, HOLDS, NEVER, TRUE, Value
+from trun.conditions.value import CANCELLED, HOLDS, NEVER, TRUE, WAIT, Value
+
+
+class Grounds:
+    """What a plain condition fired on, as long as nobody asks: all its atoms but those that were not true."""
+
+    __slots__ = ("condition", "missing")
+
+    def __init__(self, condition: Condition) -> None:
+        self.condition = condition
+        #: Keys of the atoms that were not true.
+        self.missing: set[str] = set()
+
+    def leaves(self) -> tuple[Leaf, ...]:
+        """Return one smallest set of atoms that made the condition true."""
+        values = node_values(self.condition, lambda leaf: WAIT if leaf.key in self.missing else TRUE)
+        return support(self.condition, values)
 
 
 class Fire:
     """The condition of ``owner`` holds: it may run."""
 
-    __slots__ = ("_by", "owner", "value")
+    __slots__ = ("by", "owner", "value")
 
-    def __init__(self, owner: Hashable, value: Value, by: Sequence[Condition] = ()) -> None:
+    def __init__(self, owner: Hashable, value: Value, by: Sequence[Condition] | Grounds = ()) -> None:
         self.owner = owner
         #: TRUE, or HOLDS where it may lapse again.
         self.value = value
-        self._by = by
+        #: The atoms that made it hold, or the grounds to find them on.
+        self.by = by
 
     @property
     def witness(self) -> tuple[str, ...]:
         """Keys of the atoms that made it hold."""
-        return tuple(dict.fromkeys([leaf.key for leaf in self._by]))
+        if isinstance(self.by, Grounds):
+            self.by = self.by.leaves()
+        return tuple(dict.fromkeys([leaf.key for leaf in self.by]))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Fire) and (self.owner, self.value) == (other.owner, other.value)

@@ -15,11 +15,12 @@ from typing import Any
 from trun.conditions.algebra import Leaf
 from trun.conditions.atoms import WorldAtom
 from trun.conditions.clocks import Clocks
-from trun.conditions.decisions import Decision, Drop, Fire, Lapse, Reason, drop, fire, node_values
+from trun.conditions.decisions import Decision, Drop, Fire, Grounds, Lapse, Reason, drop, fire, node_values
+from trun.conditions.entries import Entries, Entry, Source, Waiters
 from trun.conditions.graph import Graph, Moment
+from trun.conditions.plain import Plain
 from trun.conditions.timing import TimeLeaf
 from trun.conditions.value import HOLDS, NEVER, TRUE, WAIT, Value
-from trun.conditions.waiting import Entries, Entry, Plain, Source, Waiters
 from trun.messages import Event
 
 #: The values by number.
@@ -42,7 +43,7 @@ class Batch:
         #: Five-value registrations that moved.
         self.touched: dict[Graph, None] = {}
         #: Plain roots that were decided and must be taken out.
-        self.ended: list[int] = []
+        self.ended: list[tuple[int, Decision]] = []
 
 
 class Propagation:
@@ -281,14 +282,9 @@ class Propagation:
         plain = self._plain
         for root in plain.rise(gates):
             owner, leaves = plain.owner[root], plain.root[root]
-            if type(leaves) is tuple:
-                decision = Fire(owner, TRUE, leaves)
-                batch.found.append((plain.serial[root], decision))
-            else:
-                condition = plain.condition(root)
-                decision = fire(owner, condition, node_values(condition, self._entries.value))
-                batch.found.append((plain.serial[root], decision))
-            batch.ended.append(root)
+            decision = Fire(owner, TRUE, leaves if type(leaves) is tuple else Grounds(plain.condition(root)))
+            batch.found.append((plain.serial[root], decision))
+            batch.ended.append((root, decision))
             del self._owners[owner]
         self._release_ended(batch)
 
@@ -313,14 +309,16 @@ class Propagation:
                 if type(leaves) is tuple:
                     shared = decision.reason
             batch.found.append((plain.serial[root], decision))
-            batch.ended.append(root)
+            batch.ended.append((root, decision))
             del self._owners[owner]
         self._release_ended(batch)
 
     def _release_ended(self, batch: Batch) -> None:
         """Take out what was decided, once nobody walks over it any more."""
-        for root in batch.ended:
-            self._plain.release(root)
+        for root, decision in batch.ended:
+            missing = self._plain.release(root)
+            if isinstance(decision, Fire) and isinstance(decision.by, Grounds):
+                decision.by.missing = missing
         batch.ended.clear()
 
     def _judge(self, touched: Iterable[Graph], found: list[_Numbered]) -> None:

@@ -17,14 +17,15 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from trun.conditions.algebra import And, Condition, Leaf
+from trun.conditions.algebra import And, Condition, Gate, Leaf
 from trun.conditions.atoms import JobAtom, WorldAtom
 from trun.conditions.decisions import Decision, Drop, Fire, Lapse, Reason, drop, fire, node_values
+from trun.conditions.entries import WIDE, Source, Waiters
 from trun.conditions.graph import Graph
+from trun.conditions.plain import is_plain_leaf, plain_gates
 from trun.conditions.propagation import VALUES, Batch, Propagation
 from trun.conditions.timing import TimeLeaf
-from trun.conditions.value import HOLDS, NEVER, TRUE, WAIT, Value
-from trun.conditions.waiting import WIDE, Source, Waiters, is_plain
+from trun.conditions.value import HOLDS, TRUE, WAIT, Value
 from trun.errors import InvariantError, UnknownName
 
 __all__ = ["Decision", "Drop", "Fire", "Lapse", "Reason", "Resolver"]
@@ -70,33 +71,36 @@ class Resolver(Propagation):
             raise InvariantError(f"{owner!r} waits already.")
         if now > self._now:
             self._now = now
-        if type(condition) is And or isinstance(condition, JobAtom):
-            found = self._register_all(owner, condition.of or (condition,), known)
+        if type(condition) is And or is_plain_leaf(condition):
+            leaves = condition.of if type(condition) is And else (condition,)
+            found = self._register_all(owner, leaves, known)
             if found is not None:
                 return found
-        if is_plain(condition):
-            return self._register_plain(owner, condition, known)
+        gates = plain_gates(condition)
+        if gates is not None:
+            return self._register_plain(owner, condition, gates, known)
         return self._register_graph(owner, condition, known, now if origin is None else origin)
 
     def _register_all(
         self, owner: Hashable, leaves: tuple[Condition, ...], known: Known | None
     ) -> list[Decision] | None:
-        """Register a conjunction of job atoms, the usual case. None: it has something else in it, or is dead."""
-        about, plain = self._entries.about, self._plain
+        """Register a conjunction of plain atoms, the usual case. None: it has something else in it, or is dead."""
+        about, plain, connect = self._entries.about, self._plain, self._entries.connect
         gate = plain.new(0, 1)
         missing = 0
         for leaf in leaves:
-            if not isinstance(leaf, JobAtom):
+            if isinstance(leaf, JobAtom):
+                entry = about.get(leaf.subject)
+                if type(entry) is Waiters and (entry.leaf is leaf or entry.leaf.key == leaf.key) and len(entry) < WIDE:
+                    if entry[-1] != gate:
+                        entry.append(gate)
+                        missing += 1
+                    continue
+            elif not is_plain_leaf(leaf):
                 break
-            entry = about.get(leaf.subject)
-            if type(entry) is Waiters and (entry.leaf is leaf or entry.leaf.key == leaf._key) and len(entry) < WIDE:
-                if entry[-1] != gate:
-                    entry.append(gate)
-                    missing += 1
-                continue
-            value = self._present(leaf, known, level=False)
+            value = self._present(leaf, known, level=False)  # type: ignore[arg-type]
             if value is WAIT:
-                missing += plain.connect(leaf, gate)
+                missing += connect(leaf, gate)  # type: ignore[arg-type]
             elif value is not TRUE:
                 break
         else:
@@ -113,29 +117,26 @@ class Resolver(Propagation):
         for done in leaves:
             if done is leaf:
                 break
-            plain.disconnect(done, gate)  # type: ignore[arg-type]
+            self._entries.disconnect(done, gate)  # type: ignore[arg-type]
         plain.recycle(gate)
         return None
 
-    def _register_plain(self, owner: Hashable, condition: Condition, known: Known | None) -> list[Decision]:
-        values = node_values(condition, lambda leaf: self._present(leaf, known, level=False))
-        value = values[id(condition)]
-        if value is TRUE:
-            return [fire(owner, condition, values)]
-        if value <= NEVER:
-            return [drop(owner, condition, values, self._reason_of)]
-        self._serial += 1
-        self._enter(owner, condition, values, self._serial)
-        return []
+    def _register_plain(
+        self, owner: Hashable, condition: Condition, gates: list[Gate], known: Known | None
+    ) -> list[Decision]:
+        def present(leaf: Leaf) -> Value:
+            return self._present(leaf, known, level=False)
 
-    def _enter(self, owner: Hashable, condition: Condition, values: dict[int, Value], serial: int) -> None:
-        for leaf in condition.depends:
-            value = values[id(leaf)]
-            if value <= NEVER:
-                self._entries.source(leaf).value = value
-        root = self._plain.build(condition, values, serial)
-        self._plain.owner[root] = owner
-        self._owners[owner] = root
+        root = self._plain.enter(condition, gates, present, self._serial + 1) if gates else -1
+        if root >= 0:
+            self._serial += 1
+            self._plain.owner[root] = owner
+            self._owners[owner] = root
+            return []
+        values = node_values(condition, present)
+        if values[id(condition)] is TRUE:
+            return [fire(owner, condition, values)]
+        return [drop(owner, condition, values, self._reason_of)]
 
     def _register_graph(
         self, owner: Hashable, condition: Condition, known: Known | None, origin: float
@@ -219,10 +220,12 @@ class Resolver(Propagation):
         def worth(leaf: Leaf) -> Value:
             return WAIT if getattr(leaf, "subject", "") == subject else self._entries.value(leaf)
 
-        leaf_values = {leaf.key: worth(leaf) for leaf in plain.leaves(root)}
+        values = {leaf.key: worth(leaf) for leaf in plain.leaves(root)}
         plain.release(root)
-        values = node_values(condition, lambda leaf: leaf_values[leaf.key])
-        self._enter(owner, condition, values, serial)
+        gates = plain_gates(condition) or [And(condition)]
+        root = plain.enter(gates[-1], gates, lambda leaf: values[leaf.key], serial)
+        plain.owner[root] = owner
+        self._owners[owner] = root
 
     # -- questions
 
