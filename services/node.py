@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.private:
             with contextlib.suppress(OSError):
                 (Path(options.folder) / "node.json").unlink()
+            folders.prune_now_and_then()
     return 0
 
 

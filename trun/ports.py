@@ -59,6 +59,9 @@ class Batch(msgspec.Struct):
 class Journal(Protocol):
     """Durable memory of a service: transactional, one writer. Folder locking belongs to the adapter."""
 
+    #: No space is left: outcomes are still written, new jobs are not; each commit looks whether there is space again.
+    full: bool
+
     def meta(self) -> dict[str, str]:
         """Facts about the store: ``service_key``, ``epoch`` (incarnation, one more at each opening), ``version``."""
         ...

@@ -101,6 +101,7 @@ class Service:
         self.abroad: set[str] = set()
         self._consumed = 0
         self._tokens = 0
+        self._ups = 0
         self._gone: ServiceUnavailable | None = None
         #: Jobs submitted here that failed and whose outcome nobody has asked for.
         self.unheard: dict[str, Any] = {}
@@ -233,7 +234,9 @@ class Service:
     def link_state(self, state: str) -> None:
         """Hear from the wire that it is ``up`` again or ``down`` (in its thread)."""
         if state == "up":
-            if self.welcome is not None and not self.closed:
+            # The first greeting waits in the wire for the first connection; every later one needs its own.
+            self._ups += 1
+            if self._ups > 1 and not self.closed:
                 self._greet()
             return
         error = self.on_down()

@@ -32,6 +32,8 @@ from trun.errors import BadOption, StateError, StateHeld
 
 #: Longest path of a Unix socket in bytes, without the closing zero (``sun_path`` has 108).
 SOCKET_PATH_BYTES = 107
+#: Seconds between two looks for old run folders.
+PRUNE_EVERY_S = 3600.0
 #: Run folders are kept this long, and so much of them in all, unless configured otherwise.
 KEEP_S = 30 * 24 * 3600.0
 KEEP_BYTES = 2 * 1024**3
@@ -189,6 +191,20 @@ def prune_runs(*, now: float, keep_s: float = KEEP_S, keep_bytes: int = KEEP_BYT
             removed.append(path)
             total -= size
     return removed
+
+
+def prune_now_and_then() -> None:
+    """Prune run folders, at most once an hour for all services of this user."""
+    stamp = runs_folder() / ".pruned"
+    now = time.time()
+    try:
+        if now - stamp.stat().st_mtime < PRUNE_EVERY_S:
+            return
+    except FileNotFoundError:
+        pass
+    with contextlib.suppress(OSError):
+        stamp.touch()
+        prune_runs(now=now)
 
 
 def _extent(path: Path) -> tuple[float, int]:

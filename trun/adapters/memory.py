@@ -41,6 +41,7 @@ class MemoryJournal:
     full = False
 
     def __init__(self, *, _store: _Store | None = None) -> None:
+        self.full = False
         self._store = _store or _Store()
         self._store.epoch += 1
         self._epoch = self._store.epoch

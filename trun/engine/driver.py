@@ -19,6 +19,8 @@ _log = logging.getLogger(__name__)
 
 #: Longest wait, in seconds; everything urgent has a descriptor or a deadline.
 IDLE_S = 5.0
+#: Seconds between looks for space while the disk is full.
+SPACE_S = 1.0
 
 
 class Driver:
@@ -36,6 +38,7 @@ class Driver:
         self._outlive = outlive
         self._pidfds: dict[int, Callable[[], None]] = {}
         self._signalled = False
+        self._looked = 0.0
         engine.on_session = self._watch_session
         if owner_pid:
             self._watch_process(owner_pid, self._owner_died)
@@ -108,8 +111,12 @@ class Driver:
         return min((deadline for deadline in both if deadline is not None), default=None)
 
     def _due(self) -> bool:
+        now = self.engine.clock.now()
         deadline = self.engine.machine.next_deadline()
-        return (deadline is not None and deadline <= self.engine.clock.now()) or self.engine.pending
+        if self.engine.is_short_of_space and now - self._looked >= SPACE_S:
+            self._looked = now
+            return True
+        return (deadline is not None and deadline <= now) or self.engine.pending
 
     def _wait(self) -> None:
         poll = select.poll()
@@ -121,7 +128,8 @@ class Driver:
         for fd in self._pidfds:
             poll.register(fd, select.POLLIN)
         deadline = self._deadline()
-        wait = IDLE_S if deadline is None else min(IDLE_S, max(0.0, deadline - self.engine.clock.now()))
+        longest = SPACE_S if self.engine.is_short_of_space else IDLE_S
+        wait = longest if deadline is None else min(longest, max(0.0, deadline - self.engine.clock.now()))
         for fd, _ in poll.poll(wait * 1000 + 0.5 if wait else 0):
             gone = self._pidfds.pop(fd, None)
             if gone is not None:

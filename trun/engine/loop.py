@@ -170,6 +170,11 @@ class Engine:
             self.streams.pending or self._after or self._published or self._dirty or self._answers
         )
 
+    @property
+    def is_short_of_space(self) -> bool:
+        """Whether submissions are refused because the disk is full; a step now and then looks whether it still is."""
+        return self.full is not None or self.journal.full
+
     def _dispatch(self, now: float) -> None:
         room = self.executor.room()
         if room.idle or room.ahead:
@@ -214,7 +219,7 @@ class Engine:
         for entry in self._published:
             record = records.get(entry.stream)
             batch.entries.append((record.life.number if record is not None else 0, entry))
-        if batch:
+        if batch or self.journal.full:
             self.journal.commit(batch)
         self._batch = Batch()
         self._dirty = {}
@@ -341,9 +346,10 @@ class Engine:
         self.payloads.define(message.digest, message.data, self._batch)
 
     def _submit(self, peer: bytes, message: Submit, now: float) -> None:
-        if self.full is not None:
+        if self.is_short_of_space:
+            error = self.full or StateFull()
             uids = tuple(spec.uid for spec in message.specs)
-            self._send(peer, [Refuse(uids=uids, error=describe(self.full))])
+            self._send(peer, [Refuse(uids=uids, error=describe(error))])
             return
         orders = self.machine.handle(message, now)
         self._gather(orders)

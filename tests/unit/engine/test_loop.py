@@ -1,0 +1,177 @@
+"""The engine between fakes: nothing is acknowledged, started or published before its commit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from trun.core.machine import Machine
+from trun.engine.loop import Engine
+from trun.engine.views import VIEWS
+from trun.errors import StateFull
+from trun.messages import (
+    Answer,
+    AnyReport,
+    AnyRequest,
+    Ask,
+    Call,
+    Cancel,
+    Credit,
+    Define,
+    Do,
+    Drain,
+    Hello,
+    JobSpec,
+    Payload,
+    Refuse,
+    Submit,
+    Welcome,
+)
+from trun.testing import ManualClock, RecordingEndpoint, RecordingJournal, ScriptedExecutor
+
+PEER = b"client"
+
+
+class House:
+    """An engine, its fakes, and a client that has said hello."""
+
+    def __init__(self) -> None:
+        self.journal = RecordingJournal()
+        self.executor = ScriptedExecutor(slots=2)
+        self.endpoint = RecordingEndpoint()
+        self.clock = ManualClock()
+        self.engine = Engine(
+            machine=Machine(),
+            journal=self.journal,
+            executor=self.executor,
+            endpoint=self.endpoint,
+            clock=self.clock,
+            welcome=Welcome(service_key="k", name="house", epoch=1),
+            views=dict(VIEWS),
+        )
+        self.say(Hello(session="s"), Credit(entries=1000), Define(digest="f", data=b"function"))
+        assert isinstance(self.endpoint.take(PEER)[0], Welcome)
+
+    def say(self, *requests: AnyRequest) -> None:
+        self.endpoint.put(PEER, *requests)
+        self.engine.step([(peer, request) for peer, batch in self.endpoint.receive() for request in batch])
+
+    def run(self) -> None:
+        reports: list[AnyReport] = self.executor.poll(self.clock.now())
+        self.engine.step([(b"", report) for report in reports])
+
+    def heard(self) -> list[str]:
+        return [type(entry.event).__name__ for entry in self.endpoint.take_entries(PEER)]
+
+
+def job(uid: str, when: bytes = b"") -> JobSpec:
+    return JobSpec(uid=uid, name=uid, session="s", call=Call("f", Payload(b"arguments")), when=when)
+
+
+@pytest.fixture
+def house() -> Iterator[House]:
+    made = House()
+    yield made
+    made.endpoint.close()
+    made.executor.close()
+
+
+def test_a_job_is_committed_before_it_is_acknowledged_and_started(house: House) -> None:
+    house.journal.fail_next(StateFull())
+
+    house.say(Submit(specs=(job("a"),)))
+
+    assert house.endpoint.take(PEER) == []
+    assert house.executor.room().idle == 2
+
+    house.say()
+
+    assert house.heard() == ["Submitted", "Queued", "Started"]
+    assert house.executor.take_order("a").function == b"function"
+
+
+def test_a_result_is_handed_to_the_dependent(house: House) -> None:
+    when = b'{"atom":"job","is":"completed","uid":"a","v":1}'
+    dependent = JobSpec(uid="b", name="b", session="s", call=Call("f", Payload(b"x")), when=when, inputs=("a",))
+    house.say(Submit(specs=(job("a"), dependent)))
+    house.executor.take_order("a")
+
+    house.executor.complete("a", result=Payload(b"result of a"))
+    house.run()
+
+    assert house.executor.take_order("b").inputs == {"a": Payload(b"result of a")}
+
+
+def test_while_the_disk_is_full_submissions_are_refused_and_outcomes_are_written(house: House) -> None:
+    house.say(Submit(specs=(job("a"),)))
+    house.executor.take_order("a")
+    house.endpoint.take(PEER)
+    house.journal.full = True
+
+    house.say(Submit(specs=(job("b"),)))
+    refused = house.endpoint.take(PEER)
+    house.executor.complete("a")
+    house.run()
+
+    assert [type(answer) for answer in refused] == [Refuse]
+    assert refused[0].uids == ("b",)
+    assert house.heard() == ["Completed"]
+    assert house.engine.is_short_of_space
+
+
+def test_a_refused_batch_leaves_no_trace(house: House) -> None:
+    circle = [
+        job("a", b'{"atom":"job","is":"completed","uid":"b","v":1}'),
+        job("b", b'{"atom":"job","is":"completed","uid":"a","v":1}'),
+    ]
+
+    house.say(Submit(specs=tuple(circle)))
+
+    (refused,) = house.endpoint.take(PEER)
+    assert isinstance(refused, Refuse)
+    assert "circle" in refused.error.message
+    assert house.engine.machine.records == {}
+
+
+def test_requests_are_answered_after_what_they_caused(house: House) -> None:
+    house.say(Submit(specs=(job("a"),)))
+    house.executor.take_order("a")
+    house.endpoint.take(PEER)
+
+    house.say(Do(token="1", request=Cancel(uids=("a",))), Ask(token="2", verb="nope"), Drain(token="3"))
+    answers = {answer.token: answer for answer in house.endpoint.take(PEER) if isinstance(answer, Answer)}
+
+    assert answers["1"].error is None
+    assert "no verb" in answers["2"].error.message
+    assert "3" not in answers
+
+    house.executor.take_stopped()
+    house.executor.abort("a")
+    house.run()
+
+    assert [a.token for a in house.endpoint.take(PEER) if isinstance(a, Answer)] == ["3"]
+
+
+def test_a_restart_finds_everything_again(house: House) -> None:
+    when = b'{"atom":"job","is":"completed","uid":"a","v":1}'
+    house.say(Submit(specs=(job("a"), job("b", when))))
+    house.executor.take_order("a")
+
+    machine, executor = Machine(epoch=2), ScriptedExecutor(slots=1)
+    again = Engine(
+        machine=machine,
+        journal=house.journal,
+        executor=executor,
+        endpoint=None,
+        clock=house.clock,
+        welcome=house.engine.welcome,
+        views={},
+    )
+    again.recover()
+    order = executor.take_order("a")
+    executor.complete("a")
+    again.step([(b"", report) for report in executor.poll(0.0)])
+
+    assert order.epoch == 2
+    assert executor.take_order("b").uid == "b"
