@@ -88,7 +88,7 @@ class Depends:
         self._room = KEPT
         self._lock = threading.RLock()
         self._is_inside = False
-        self._inbox: deque[Callable[[], list[Decision]]] = deque()
+        self._inbox: deque[tuple[Callable[..., list[Decision]], tuple[Any, ...]]] = deque()
         self._own = threading.local()
         self._has_clock = clock is not None
         self._clock = clock if clock is not None else _clock()
@@ -121,13 +121,12 @@ class Depends:
             if not callable(callback):
                 raise BadOption(f"{name} must be callable, not {callback!r}.")
         id = next(self._ids)
-
-        def enter() -> list[Decision]:
-            self._calls[id] = (ready, cancel)
-            return self._resolver.register(id, condition, now=self._clock(), known=self._known)
-
-        self._do(enter)
+        self._do(self._enter, id, condition, ready, cancel)
         return id
+
+    def _enter(self, id: int, condition: Condition, ready: Ready, cancel: Cancel) -> list[Decision]:
+        self._calls[id] = (ready, cancel)
+        return self._resolver.register(id, condition, now=self._clock(), known=self._known)
 
     def withdraw(self, id: int) -> bool:
         """Forget a registration: neither callback will be called. False if it was decided already, or is unknown."""
@@ -148,8 +147,7 @@ class Depends:
     def put(self, msg: Any) -> None:
         """Take a ``Notify``, or an entry of a job's stream: atoms settle for this ``Depends`` alone."""
         if isinstance(msg, Entry):
-            stream, event, seq = msg.stream, msg.event, msg.seq
-            self._do(lambda: self._resolver.hear(stream, event, seq=seq, now=self._clock()))
+            self._do(self._hear, msg)
             return
         if not isinstance(msg, Depends.Notify):
             raise BadOption(f"put takes a Depends.Notify or an entry of a stream, not {type(msg).__name__}.")
@@ -157,7 +155,10 @@ class Depends:
         if value is None:
             raise BadOption(f"{msg.status!r} is no status of an atom.{nearest(str(msg.status), STATUS)}")
         key = key_of(msg.id)
-        self._do(lambda: self._settle(key, value))
+        self._do(self._settle, key, value)
+
+    def _hear(self, entry: Entry) -> list[Decision]:
+        return self._resolver.hear(entry.stream, entry.event, seq=entry.seq, now=self._clock())
 
     def resolve(self, atom_id: str) -> None:
         """Look again at an atom of this process that has changed, and at all who wait for it."""
@@ -180,21 +181,23 @@ class Depends:
 
     def advance(self) -> None:
         """Let time pass up to now."""
-        self._do(lambda: self._resolver.advance(self._clock()))
+        self._do(self._pass)
         self._poll()
+
+    def _pass(self) -> list[Decision]:
+        return self._resolver.advance(self._clock())
 
     def _moved(self, leaf: Leaf) -> None:
         """Take the value of an atom of this process: what it is worth now, so that no late report undoes another."""
+        self._do(self._take, leaf)
 
-        def settle() -> list[Decision]:
-            key = leaf.key
-            if key in self._told:
-                if self._told[key].is_settled:
-                    return []
-                del self._told[key]
-            return self._resolver.settle(key, leaf.value, now=self._clock(), reason=getattr(leaf, "reason", ""))
-
-        self._do(settle)
+    def _take(self, leaf: Leaf) -> list[Decision]:
+        key = leaf.key
+        if key in self._told:
+            if self._told[key].is_settled:
+                return []
+            del self._told[key]
+        return self._resolver.settle(key, leaf.value, now=self._clock(), reason=getattr(leaf, "reason", ""))
 
     def _settle(self, key: str, value: Value) -> list[Decision]:
         """Take what a message says of an atom, and remember it for those who register later."""
@@ -218,32 +221,37 @@ class Depends:
 
     # -- propagation, then callbacks
 
-    def _do(self, work: Callable[[], list[Decision]]) -> None:
+    def _do(self, work: Callable[..., list[Decision]], *news: Any) -> None:
         """Propagate one piece of news, then call back. Inside a propagation (a signal, a finaliser) it is queued."""
-        calls: list[_Call] = []
         with self._lock:
-            self._inbox.append(work)
             if self._is_inside:
+                self._inbox.append((work, news))
                 return
             self._is_inside = True
             try:
+                calls = self._plan(work(*news))
                 while self._inbox:
-                    self._plan(self._inbox.popleft()(), calls)
+                    work, news = self._inbox.popleft()
+                    calls += self._plan(work(*news))
             finally:
                 self._is_inside = False
-            self._watch_world()
-            self._need_timer()
+            if self._resolver.is_timed:
+                self._watch_world()
+                self._need_timer()
         if calls:
             self._perform(calls)
 
-    def _plan(self, decisions: list[Decision], calls: list[_Call]) -> None:
+    def _plan(self, decisions: list[Decision]) -> list[_Call]:
+        """Turn decisions into calls."""
+        calls: list[_Call] = []
         for decision in decisions:
             id: int = decision.owner  # type: ignore[assignment]
             ready, cancel = self._calls.pop(id)
-            if isinstance(decision, Fire):
+            if type(decision) is Fire:
                 calls.append((id, ready, None))
             else:
                 calls.append((id, cancel, decision.reason))  # type: ignore[union-attr]
+        return calls
 
     def _perform(self, calls: list[_Call]) -> None:
         """Call back, one after the other; calls that follow from these queue behind them."""
@@ -306,7 +314,7 @@ class Depends:
             with self._lock:
                 if atom.key in self._polls:
                     self._polls[atom.key] = (atom, self._clock() + atom.poll_s)
-            self._do(lambda atom=atom, value=value: self._see(atom, value))  # type: ignore[misc]
+            self._do(self._see, atom, value)
 
     def _see(self, atom: WorldAtom, value: Value) -> list[Decision]:
         if self._resolver.value(atom.key) is value:

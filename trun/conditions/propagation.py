@@ -9,6 +9,7 @@ Rule: the way through ``hear`` is measured (benchmarks/resolver.py); no call and
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
+from math import inf
 from operator import itemgetter
 from typing import Any
 
@@ -71,6 +72,11 @@ class Propagation:
 
     def __len__(self) -> int:
         return len(self._owners)
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether time or the world may change something."""
+        return self._clocks.first < inf or bool(self._watch or self._watched)
 
     def __contains__(self, owner: Hashable) -> bool:
         return owner in self._owners
