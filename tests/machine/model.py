@@ -117,6 +117,8 @@ class Model:
         if job.is_decided or job.is_dead or job.condition is None or job.state not in ("waiting", "held", "queued"):
             return False
         value = self.value(job.condition)
+        if value == HOLDS and any(leaf.key not in self.levels for leaf in levels_of(job.condition)):
+            value = WAIT
         before = job.state
         if value <= NEVER:
             self.drop(job)
@@ -210,3 +212,7 @@ class Model:
         job.attempts = job.failures = 0
         job.said = set()
         self.settle()
+
+
+def levels_of(condition: Condition) -> list[Level]:
+    return [leaf for leaf in condition.depends if isinstance(leaf, Level)]

@@ -118,6 +118,9 @@ class Flow:
     def settle(self, key: str, value: Value, *, seq: int = 0, reason: str = "") -> None:
         """Tell conditions the value of an atom that is about no job."""
         self.decide(self.resolver.settle(key, value, seq=seq, now=self.book.now, reason=reason))
+        if self.waits.doubtful:
+            for fire in self.waits.seen(key):
+                self._fired(self.book.records[str(fire.owner)], fire)
 
     def decide(self, decisions: Iterable[Decision]) -> None:
         """Carry out what conditions decided."""
@@ -129,17 +132,21 @@ class Flow:
                 self._fired(record, decision)  # type: ignore[arg-type]
             elif kind is Drop:
                 self._dropped(record, decision)  # type: ignore[arg-type]
-            elif kind is Lapse:
+            elif kind is Lapse and self.waits.doubtful.pop(record.spec.uid, None) is None:
                 self.lapse(record)
 
     def _fired(self, record: JobRecord, fire: Fire) -> None:
         life, uid = record.life, record.spec.uid
         if record.spec.kind == "first":
-            self.resolver.withdraw(uid)
+            self.waits.withdraw(uid)
             if life.winner:
                 self._end_race(record)
             else:
                 self._won(record, fire)
+            return
+        if self.waits.is_doubtful(fire):
+            if life.state is JobState.NEW:
+                self.wait(record, "nobody has looked at some of its atoms yet")
             return
         witness = fire.witness[:WITNESS]
         life.witness = witness
@@ -162,6 +169,7 @@ class Flow:
 
     def _dropped(self, record: JobRecord, drop: Drop) -> None:
         life, spec = record.life, record.spec
+        self.waits.doubtful.pop(spec.uid, None)
         reason, root, kind = self._blame(drop)
         witness = drop.reason.atoms[:WITNESS]
         self.book.publish_on("condition", Notified(job=spec.uid, status="cancelled", witness=witness))
@@ -242,7 +250,7 @@ class Flow:
         uid = spec.uid
         if life.fired < TRUE:
             # The condition gates the run: from here on it does not matter any more.
-            self.resolver.withdraw(uid)
+            self.waits.withdraw(uid)
             life.fired = int(TRUE)
         life.attempt += 1
         life.epoch += 1
@@ -312,7 +320,7 @@ class Flow:
         self.book.publish_on("service", Said(name="poison", value=record.spec.uid))
         self.end(record, "poison", Failed(kind="poison", error=error))
 
-    def lose(self, record: JobRecord, reason: str) -> None:
+    def lose(self, record: JobRecord, reason: str, *, begun: bool = True) -> None:
         """Nobody can say what became of the worker: the job is lost, then starts again or is poison."""
         life, book = record.life, self.book
         stopping = life.stopping
@@ -320,7 +328,7 @@ class Flow:
             self.leave(record)
             book.move(record, "missing")
             book.publish(record, Lost(reason=reason))
-        life.deaths += 1
+        life.deaths += begun
         if stopping:
             self.end(record, "abort", Aborted(reason=stopping))
         elif is_poison(life):
@@ -397,7 +405,7 @@ class Flow:
                 self.book.save(record)
                 self.book.out.append(Stop(uid, life.epoch, GRACE_S, life.stopping))
             return
-        self.resolver.withdraw(uid)
+        self.waits.withdraw(uid)
         self.queue.discard(uid)
         if life.attempt:
             self.end(record, "abort", Aborted(reason=reason))

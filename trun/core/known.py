@@ -176,6 +176,10 @@ class Known:
         self._told[key] = (value, session or (old[1] if old is not None else ""))
         return True
 
+    def is_told(self, leaf: Leaf) -> bool:
+        """Whether somebody has ever said what an atom is worth (counted resources are always known)."""
+        return leaf.key in self._told or (isinstance(leaf, WorldAtom) and leaf.what == "free")
+
     def forget(self, key: str) -> None:
         """Nobody watches the atom any more."""
         self._told.pop(key, None)

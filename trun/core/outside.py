@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trun.conditions.algebra import Leaf
-from trun.conditions.atoms import WorldAtom
+from trun.conditions.atoms import Atom, Level, WorldAtom
 from trun.conditions.value import CANCELLED, TRUE, Value
 from trun.core.flow import Flow
 from trun.messages import AtomMoved, Entry, Message, OwnerLeft, Relay, Replayed, Retried, Said, SetAtom
@@ -75,11 +75,24 @@ class Outside:
         keys = self._known.abandoned(session)
         for record in left:
             flow.cancel(record, "owner", "its owner has left")
+        for leaf in self._untold(session):
+            self._known.tell(leaf.key, CANCELLED, session)
+            keys.append(leaf.key)
         for key in keys:
             flow.settle(key, CANCELLED, reason="owner left")
         if left or keys:
             value = {"session": session, "jobs": len(left), "atoms": len(keys)}
             self._book.publish_on("service", Said(name="owner left", value=value))
+
+    def _untold(self, session: str) -> list[Leaf]:
+        """Return the atoms of a session that it has not told since a restart: detached jobs still wait for them."""
+        flow, found = self._flow, dict[str, Leaf]()
+        for record in self._book.unfinished(session):
+            if record.spec.uid in flow.resolver:
+                for leaf in flow.resolver.condition_of(record.spec.uid).depends:
+                    if isinstance(leaf, Atom | Level) and not self._known.is_told(leaf):
+                        found[leaf.key] = leaf
+        return list(found.values())
 
     # -- the world
 

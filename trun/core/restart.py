@@ -61,12 +61,12 @@ def _look_again(flow: Flow, record: JobRecord, far: dict[str, None]) -> None:
     assert condition is not None
     _ask_abroad(flow, condition, far)
     decisions = flow.waits.register(record, condition)
-    if not decisions:
-        flow.lapse(record)
-        return
-    fire = decisions[0]
-    if not isinstance(fire, Fire):
+    fire = decisions[0] if decisions else None
+    if fire is not None and not isinstance(fire, Fire):
         flow.decide(decisions)
+        return
+    if fire is None or flow.waits.is_doubtful(fire):
+        flow.lapse(record)
         return
     if fire.value != record.life.fired:
         record.life.fired = int(fire.value)

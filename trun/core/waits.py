@@ -13,11 +13,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from trun.conditions.algebra import Condition
-from trun.conditions.resolver import Decision, Resolver
+from trun.conditions.atoms import Atom, Level, WorldAtom
+from trun.conditions.resolver import Decision, Fire, Resolver
+from trun.conditions.value import TRUE
 from trun.core.book import Book
 from trun.core.known import Known
 from trun.core.record import JobRecord, Replay
 from trun.messages import Entry, Event
+
+#: Atoms that somebody else must tell: their owner, or a watcher.
+_TOLD = (Atom, Level, WorldAtom)
 
 
 class Waits:
@@ -29,6 +34,8 @@ class Waits:
         self.resolver = Resolver(keep_levels=True)
         #: {stream that is being replayed: what it has said since it was asked for}
         self._replaying: dict[str, list[tuple[Event, int]]] = {}
+        #: Conditions that hold as long as nobody has looked: {job: (decision, keys of atoms that nobody has told yet)}
+        self.doubtful: dict[str, tuple[Fire, set[str]]] = {}
 
     def register(self, record: JobRecord, condition: Condition) -> list[Decision]:
         """Let a job wait for a condition; what is known already counts."""
@@ -43,6 +50,36 @@ class Waits:
                     book.out.append(Replay(uid, book.records[uid].life.run_seq))
             known.asked.clear()
         return decisions
+
+    def withdraw(self, uid: str) -> None:
+        """Let a job wait for nothing any more."""
+        self.resolver.withdraw(uid)
+        self.doubtful.pop(uid, None)
+
+    def is_doubtful(self, fire: Fire) -> bool:
+        """Whether a condition that holds for now does so only because nobody has looked at its atoms yet.
+
+        ``~exists(path)`` before the first look at the path, or ``~level`` after a restart, before the client that owns
+        the level has come back: such a decision is put off until all of them were told. What holds for good, or is
+        dead, does not rest on what is unknown.
+        """
+        if fire.value is TRUE:
+            return False
+        leaves = self.resolver.condition_of(fire.owner).depends
+        unseen = {leaf.key for leaf in leaves if isinstance(leaf, _TOLD) and not self._known.is_told(leaf)}
+        if unseen:
+            self.doubtful[str(fire.owner)] = (fire, unseen)
+        return bool(unseen)
+
+    def seen(self, key: str) -> list[Fire]:
+        """An atom was told for the first time: return the decisions that are certain now."""
+        found = []
+        for uid, (fire, unseen) in list(self.doubtful.items()):
+            unseen.discard(key)
+            if not unseen:
+                del self.doubtful[uid]
+                found.append(fire)
+        return found
 
     def hear_next(self) -> Sequence[Decision]:
         """Let conditions hear the oldest piece of news."""

@@ -18,14 +18,17 @@ from trun.conditions.atoms import (
 )
 from trun.messages import (
     AtomMoved,
+    Cancel,
     Cancelled,
     Completed,
     Entry,
     Failed,
+    Hold,
     Improved,
     OwnerLeft,
     Progress,
     Relay,
+    Release,
     Replayed,
     Retried,
     Retry,
@@ -232,6 +235,66 @@ def test_what_a_watcher_saw_is_known_to_the_next_who_asks() -> None:
     service.job("b", atom)
 
     assert service.state("b") == "queued"
+
+
+def test_nothing_is_taken_for_absent_before_somebody_has_looked() -> None:
+    service = Service()
+    lock = exists("/tmp/lock")
+    service.job("a", ~lock)
+    assert service.state("a") == "waiting"
+    assert "nobody has looked at 1 of its atoms yet" in service.machine.reason("a", service.now) + str(
+        service.machine.explain("a", service.now)
+    )
+    assert [one.key for one in service.machine.watch_changes()[0]] == [lock.key]
+    service.send(AtomMoved(key=lock.key, value=2))
+
+    assert service.run() == ["a"]
+
+
+def test_what_was_there_at_the_first_look_was_never_absent() -> None:
+    service = Service()
+    lock = exists("/tmp/lock")
+    service.job("a", ~lock)
+    service.send(AtomMoved(key=lock.key, value=3))
+    assert service.kinds("a") == ["Submitted", "Waiting"]
+    service.send(AtomMoved(key=lock.key, value=2))
+
+    assert service.kinds("a") == ["Submitted", "Waiting", "Queued"]
+
+
+def test_all_atoms_must_have_been_looked_at() -> None:
+    service = Service()
+    one, two = exists("/tmp/one"), exists("/tmp/two")
+    service.job("a", ~one & ~two)
+    service.job("b", ~one | ~two)
+    service.send(AtomMoved(key=one.key, value=2))
+    assert service.states("a", "b") == ["waiting", "waiting"]
+    service.send(AtomMoved(key=two.key, value=3))
+
+    assert service.states("a", "b") == ["waiting", "queued"]
+
+
+def test_a_doubtful_job_may_be_cancelled_held_or_dropped() -> None:
+    service = Service()
+    lock = exists("/tmp/lock")
+    service.submit(*[spec(uid, ~lock) for uid in "abc"], spec("d", ~lock & IsCompleted("a")))
+    service.send(Cancel(uids=("a",)))
+    service.send(Hold(uids=("b",)))
+    service.send(AtomMoved(key=lock.key, value=2))
+    assert service.states(*"abcd") == ["cancelled", "held", "queued", "cancelled"]
+    service.send(Release(uids=("b",)))
+
+    assert service.state("b") == "queued"
+
+
+def test_what_holds_for_good_needs_no_look() -> None:
+    service = Service()
+    service.job("x")
+    service.job("a", exists("/tmp/lock") | IsCompleted("x"))
+    service.run()
+    service.complete("x")
+
+    assert service.state("a") == "queued"
 
 
 # -- other services

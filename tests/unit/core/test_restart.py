@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.core.kit import Service, spec
 from trun.conditions.algebra import Or
-from trun.conditions.atoms import IsCompleted, IsFailed, IsMessage, IsResult, Level, free
+from trun.conditions.atoms import Atom, IsCompleted, IsFailed, IsMessage, IsResult, Level, free
 from trun.conditions.timing import after
 from trun.core.record import Replay
 from trun.messages import (
@@ -19,6 +19,7 @@ from trun.messages import (
     Hold,
     Improved,
     Missing,
+    OwnerLeft,
     Relay,
     Release,
     ResourcesLowered,
@@ -165,6 +166,31 @@ def test_a_condition_that_held_for_the_moment_is_looked_at_anew() -> None:
     again.send(SetAtom(key=level.key, value=3, session="me"))
 
     assert again.run() == ["a"]
+
+
+def test_a_client_that_is_not_back_yet_is_not_taken_for_silence() -> None:
+    service = Service()
+    beam = Level("beam")
+    service.send(SetAtom(key=beam.key, value=3, session="me"))
+    service.job("a", ~beam)
+    again = service.restarted()
+    assert again.state("a") == "waiting"
+    assert again.run() == []
+    again.send(SetAtom(key=beam.key, value=2, session="me"))
+
+    assert again.run() == ["a"]
+
+
+def test_atoms_of_a_client_that_does_not_come_back_are_cancelled() -> None:
+    service = Service()
+    atom = Atom("go")
+    service.send(SetAtom(key=atom.key, value=2, session="me"))
+    service.job("a", atom, detach=True)
+    again = service.restarted()
+    again.send(OwnerLeft(session="me"))
+
+    assert again.state("a") == "cancelled"
+    assert "owner left" in again.last("a").reason  # type: ignore[attr-defined]
 
 
 def test_a_condition_over_a_free_resource_holds_on() -> None:
