@@ -508,6 +508,8 @@ class Missing(Message, frozen=True):
     uid: str
     epoch: int
     reason: str = ""
+    #: Whether it is known to have run: only then does the loss count as a worker's death under it.
+    begun: bool = True
 
 
 class Adopted(Message, frozen=True):

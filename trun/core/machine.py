@@ -263,7 +263,7 @@ class Machine:
     def _missing(self, message: Missing) -> None:
         record = self._running(message.uid, message.epoch)
         if record is not None:
-            self.flow.lose(record, message.reason)
+            self.flow.lose(record, message.reason, begun=message.begun)
 
     def _adopted(self, message: Adopted) -> None:
         record = self.book.records.get(message.uid)

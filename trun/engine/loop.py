@@ -70,6 +70,10 @@ from trun.ports import Batch, Clock, Endpoint, Executor, Journal, Order
 _log = logging.getLogger(__name__)
 
 
+#: Seconds of a service's further life after which a job that was given out has certainly begun.
+BEGUN_S = 1.0
+
+
 class View(Protocol):
     """Answers a reading verb from the engine's state."""
 
@@ -123,7 +127,8 @@ class Engine:
 
     def recover(self, *, missing: str = "the service was restarted") -> None:
         """Read the journal back into the machine; jobs that ran are reported missing."""
-        running: list[tuple[str, int]] = []
+        running: list[tuple[str, effects.Life]] = []
+        last = 0.0
         for uid, data in self.journal.groups():
             self.machine.restore_group(decode_group(data))
             del uid
@@ -131,14 +136,20 @@ class Engine:
         for stored in self.journal.jobs():
             life = decode_life(stored.life)
             self.machine.restore(stored.spec, life)
+            last = max(last, life.changed)
             if not life.state.is_final:
                 self._session(stored.spec.session).unfinished += 1
                 if life.state is effects.JobState.RUNNING:
-                    running.append((stored.spec.uid, life.epoch))
+                    running.append((stored.spec.uid, life))
         for stream in ("condition", "service"):
             self.machine.restore_stream(stream, self.journal.last(stream))
         self._gather(self.machine.resume_all(now))
-        self.step([(b"", Missing(uid=uid, epoch=epoch, reason=missing)) for uid, epoch in running])
+        # One that was given out a moment before the end may never have begun: that is no death under it.
+        lost = [
+            Missing(uid=uid, epoch=life.epoch, reason=missing, begun=bool(life.heard) or last - life.changed > BEGUN_S)
+            for uid, life in running
+        ]
+        self.step([(b"", report) for report in lost])
 
     # -- the step -----------------------------------------------------------------------------------------------------
 
