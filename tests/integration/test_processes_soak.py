@@ -35,6 +35,13 @@ def work(kind: str, number: int) -> int:
     return number
 
 
+def kill_idle(executor: Processes, chance: random.Random) -> None:
+    """Kill a worker that seems to have nothing to do, as the kernel may when memory is short."""
+    idle = [hand.pid for hand in executor._crew.hands.values() if hand.pid and not hand.queue]
+    if idle:
+        os.kill(chance.choice(idle), signal.SIGKILL)
+
+
 def check(rig: Rig, kind: str, number: int, order: Order) -> None:
     outcome = rig.outcomes[order.uid]
     if kind in ("killed", "left"):
@@ -74,6 +81,8 @@ def test_every_job_has_one_true_end(tmp_path: Path, seed: int) -> None:
             rig.give(batch)
         while doomed and chance.random() < 0.5:
             rig.cancel(doomed.pop(), grace=chance.choice([0.0, 0.05, 1.0]))
+        if chance.random() < 0.01:
+            kill_idle(executor, chance)
         heard = len(rig.reports)
         rig.until(lambda heard=heard: len(rig.reports) > heard or (len(jobs) < JOBS and executor.room().idle))
 

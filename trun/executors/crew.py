@@ -56,6 +56,8 @@ class Crew:
 
     def speaking(self) -> tuple[list[Hand], bool]:
         """Return the workers that have something to say now, and whether the zygote has."""
+        if self.nursery is not None and self.nursery.is_full:
+            self.nursery.flush()
         hands, nursery = [], False
         for fd, _ in self._epoll.poll(0):
             hand = self._by_fd.get(fd)

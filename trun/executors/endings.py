@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from trun.messages import Aborted, ErrorInfo, Failed
+from trun.messages import ErrorInfo, Failed
 from trun.ports import Order
 
 _MEANINGS = {
@@ -96,6 +96,9 @@ def refused(order: Order, text: str) -> Failed:
     return Failed(kind="raised", error=ErrorInfo(type="trun.errors.Refused", message=f"{order.id}: {text}"))
 
 
-def aborted(reason: str) -> Aborted:
-    """Return the outcome of an attempt that was stopped on purpose."""
-    return Aborted(reason=reason)
+def too_many(suspended: int) -> str:
+    """Return what to tell a job that waits for jobs of its own when too many do so already."""
+    return (
+        f"more than {suspended} jobs already wait for jobs of their own ([workers] suspended); "
+        "wait outside of jobs, or use conditions (when=...) instead of .result()."
+    )

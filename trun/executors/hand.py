@@ -22,6 +22,7 @@ from trun.executors.protocol import (
     encode,
     frame_number,
     log_name,
+    make_mark,
     number_frame,
     pair,
     report_reader,
@@ -75,6 +76,7 @@ class Hand:
         self.number = number
         self.jobs, self.theirs = pair()
         self.control, self.control_theirs = pair()
+        self.mark_fd, self._mark = make_mark()
         self.log = folder / "logs" / current_log_name(name)
         self._spill = folder / "spill"
         self.reader: Reader = report_reader(self._spill)
@@ -118,10 +120,20 @@ class Hand:
         """Whether orders may wait in it behind another."""
         return self.ready and not (self.suspended or self.closing or self.stop)
 
+    @property
+    def takes_orders(self) -> bool:
+        """Whether an order that is given to it now will be looked at."""
+        return not (self.closing or self.leaving or self.stop)
+
+    def has_begun(self, sent: Sent) -> bool:
+        """Whether the payload of an order that it received was, or may have been, begun."""
+        return frame_number(self._mark[:NUMBER_BYTES]) == sent.number
+
     def is_forked(self, pid: int) -> None:
         """Note the process; from here on it can be killed without doubt about whom that hits."""
         self.pid = pid
         self.control_theirs.close()
+        self._close_mark_fd()
         try:
             self.pidfd = os.pidfd_open(pid)
         except (ProcessLookupError, OSError):  # dead already, which the zygote reports next
@@ -214,13 +226,17 @@ class Hand:
         if self.untold or not _send(self.control, data):
             self.untold.append(data)
 
-    def kill(self) -> None:
-        """Kill the process at once, stopped or not; what it leaves is the zygote's business."""
-        if self.pidfd >= 0:
-            try:
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+    def kill(self) -> bool:
+        """Kill the process at once, stopped or not; what it leaves is the zygote's business. False: it is not known
+        yet.
+        """
+        if self.pidfd < 0:
+            return False
+        try:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        return True
 
     def keep_log(self, order: Order) -> None:
         """Give what a dead worker's attempt printed its lasting name."""
@@ -253,17 +269,24 @@ class Hand:
         """Close all descriptors."""
         for end in (self.jobs, self.theirs, self.control, self.control_theirs):
             end.close()
+        self._close_mark_fd()
+        self._mark.close()
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
 
+    def _close_mark_fd(self) -> None:
+        if self.mark_fd >= 0:
+            os.close(self.mark_fd)
+            self.mark_fd = -1
+
 
 def _send(connection: socket.socket, data: bytes) -> bool:
-    """Send a frame if it fits now; a dead receiver swallows it (its death is reported by the zygote)."""
+    """Send a frame if that is possible now; what a dead receiver does not take is kept, and taken back when it is
+    buried.
+    """
     try:
         connection.send(data)
-    except BlockingIOError:
+    except (BlockingIOError, ConnectionError):
         return False
-    except (BrokenPipeError, ConnectionError):
-        return True
     return True

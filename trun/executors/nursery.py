@@ -5,6 +5,7 @@ Never blocks, except in ``close``.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -63,32 +64,35 @@ class Nursery:
                 start_new_session=True,
             )
         theirs.close()
-        self._unsent: deque[tuple[bytes, tuple[socket.socket, ...]]] = deque()
+        self._unsent: deque[tuple[bytes, tuple[int, ...]]] = deque()
 
     def fork(self, hand: Hand) -> None:
         """Ask for the process of a hand."""
-        self._post(zygote.encode(zygote.Fork(number=hand.number)), (hand.theirs, hand.control_theirs))
+        self._post(
+            zygote.encode(zygote.Fork(number=hand.number)),
+            (hand.theirs.fileno(), hand.control_theirs.fileno(), hand.mark_fd),
+        )
 
     def signal(self, hand: Hand, signum: int, *, group: bool) -> None:
         """Send a signal to the worker's process group or to its process alone."""
         self._post(zygote.encode(zygote.Signal(number=hand.number, signum=signum, group=group)), ())
 
-    def _post(self, data: bytes, ends: tuple[socket.socket, ...]) -> None:
-        self._unsent.append((data, ends))
+    def _post(self, data: bytes, fds: tuple[int, ...]) -> None:
+        self._unsent.append((data, fds))
         self.flush()
 
     def flush(self) -> None:
         """Send what found the socket full."""
         while self._unsent:
-            data, ends = self._unsent[0]
-            fds = [end.fileno() for end in ends]
-            if -1 not in fds:
-                try:
-                    socket.send_fds(self.connection, [data], fds)
-                except BlockingIOError:
+            data, fds = self._unsent[0]
+            try:
+                socket.send_fds(self.connection, [data], fds)
+            except ConnectionError:  # it is dead, which shows when we receive
+                pass
+            except OSError as error:
+                if error.errno in (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS):
                     return
-                except OSError:  # it is dead, which shows when we receive
-                    pass
+                raise
             self._unsent.popleft()
 
     @property

@@ -157,9 +157,12 @@ class Processes:
         if key in self._where and hand.queue:
             self._give_back(taken)
             self._stop(hand, Stop("cancel", reason, time.monotonic() + grace))
-        else:
+        elif hand.takes_orders:
             for sent in taken:
                 self._give(hand, sent)
+        else:  # it goes, or was told to go just now
+            self._put_back(taken)
+            self._work_off()
 
     def tell(self, uid: str, epoch: int, token: str, text: str) -> None:
         """Put a text into the inbox of an attempt; one that is not here any more is ignored."""
@@ -181,12 +184,9 @@ class Processes:
         self._give_back(hand.take_back())
         hand.suspended = True
         if too_many:  # its slot is free all the same: it needs one to go on and hear of it
-            text = (
-                f"more than {self._may_suspend} jobs already wait for jobs of their own ([workers] suspended); "
-                "wait outside of jobs, or use conditions (when=...) instead of .result()."
-            )
-            hand.tell(Interrupt(uid=uid, epoch=epoch, text=text))
-            self._signal(hand, group=False)
+            hand.tell(Interrupt(uid=uid, epoch=epoch, text=endings.too_many(self._may_suspend)))
+            self._signal(hand, signal.SIGTERM, group=False)
+        self._work_off()
 
     def resume(self, uid: str, epoch: int) -> None:
         """Count the slot of an attempt as taken again."""
@@ -281,6 +281,12 @@ class Processes:
             hand.tell(frame)
         sent.texts.clear()
 
+    def _put_back(self, taken: Sequence[Sent]) -> None:
+        """Keep orders that were not begun for the next worker that is free: nobody else need hear of it."""
+        for sent in reversed(taken):
+            self._where[sent.key] = None
+            self._backlog.appendleft(sent)
+
     def _work_off(self) -> None:
         free = Openings(self._crew.hands.values(), self._workers, self._present_depth())
         while self._backlog and self._place(self._backlog[0], free):
@@ -316,7 +322,7 @@ class Processes:
         mono = time.monotonic()
         outcome = ended.outcome
         if isinstance(outcome, Aborted):
-            ended = Ended(uid=ended.uid, epoch=ended.epoch, outcome=self._stopped(hand, sent.order, mono))
+            ended = Ended(uid=ended.uid, epoch=ended.epoch, outcome=self._stopped(hand, sent.order, None))
         else:
             seconds = outcome.seconds
             self._mean = seconds if self._mean is None else self._mean + (seconds - self._mean) * _WEIGHT
@@ -358,10 +364,12 @@ class Processes:
             del self._where[key]
             self._out.append(ended)
 
-    def _stopped(self, hand: Hand, order: Order, mono: float) -> Aborted | Failed:
-        """Return the outcome of an attempt that was interrupted or killed by us (or by SIGTERM from outside)."""
-        seconds, tail = mono - hand.began if hand.began else 0.0, hand.tail(order)
+    def _stopped(self, hand: Hand, order: Order, status: int | None) -> Aborted | Failed:
+        """Return the outcome of an attempt that was interrupted, or whose process died with this ``status``."""
+        seconds, tail = time.monotonic() - hand.began if hand.began else 0.0, hand.tail(order)
         stop = hand.stop
+        if stop is None and status is not None:
+            return endings.died(order, status, seconds, hand.peak, tail)
         if stop is None:
             return endings.terminated(order, seconds, hand.peak, tail)
         if stop.cause == "timeout":
@@ -392,23 +400,17 @@ class Processes:
         self._hear(hand)
         if not hand.ready:
             self._never_began(hand, f"it ended with status {status}; {tail_of(hand.log)}")
-        taken = hand.take_back()
-        for sent in reversed(taken):  # the next worker is as good: nobody else need hear of it
-            self._where[sent.key] = None
-            self._backlog.appendleft(sent)
+        self._put_back(hand.take_back())
         if hand.held is not None:
             self._finish(hand.held)
-        elif hand.queue:
-            sent = hand.queue.popleft()
-            order, mono = sent.order, time.monotonic()
-            hand.keep_log(order)
+        for sent in list(hand.queue):
+            if hand.stop is None and not hand.has_begun(sent):
+                self._put_back([sent])
+                continue
+            hand.keep_log(sent.order)
             hand.peak = max(hand.peak, peak)
-            outcome: Aborted | Failed
-            if hand.stop is not None:
-                outcome = self._stopped(hand, order, mono)
-            else:
-                outcome = endings.died(order, status, mono - hand.began, hand.peak, hand.tail(order))
-            self._finish(Ended(uid=order.uid, epoch=order.epoch, outcome=outcome))
+            outcome = self._stopped(hand, sent.order, status)
+            self._finish(Ended(uid=sent.order.uid, epoch=sent.order.epoch, outcome=outcome))
             self._clean_up(sent)
         hand.drop_log()
         self._crew.remove(hand)
@@ -443,7 +445,9 @@ class Processes:
                 sent = hand.queue.popleft()
                 hand.keep_log(sent.order)
                 self._clean_up(sent)
-                if self._where.pop(sent.key, None) is not None:
+                if not hand.has_begun(sent):
+                    self._give_back([sent])
+                elif self._where.pop(sent.key, None) is not None:
                     self._out.append(Missing(uid=sent.order.uid, epoch=sent.order.epoch, reason=reason))
             self._crew.remove(hand)
 
@@ -464,16 +468,17 @@ class Processes:
         if stop.kill_at <= time.monotonic():
             self._kill(hand)
         else:
-            self._signal(hand, group=True)
+            self._signal(hand, signal.SIGTERM, group=True)
 
     def _kill(self, hand: Hand) -> None:
         if hand.stop is not None:
             hand.stop.killed = True
-        hand.kill()
+        if not hand.kill():  # the zygote knows it before we do
+            self._signal(hand, signal.SIGKILL, group=False)
 
-    def _signal(self, hand: Hand, *, group: bool) -> None:
+    def _signal(self, hand: Hand, signum: int, *, group: bool) -> None:
         if self._crew.nursery is not None:
-            self._crew.nursery.signal(hand, signal.SIGTERM, group=group)
+            self._crew.nursery.signal(hand, signum, group=group)
 
     def _look(self, mono: float) -> None:
         """See to limits and to orders that wait behind a long one."""

@@ -13,6 +13,7 @@ back. Rule: encoding and framing only; what the frames mean is the business of `
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import re
 import socket
@@ -130,9 +131,12 @@ def spill(data: bytes, folder: Path) -> tuple[bytes, str]:
 class Reader:
     """Receives frames into one buffer that is used again and again; spilled ones from ``folder`` alone."""
 
-    def __init__(self, decoder: msgspec.msgpack.Decoder[Any], folder: Path, *, skip: int = 0) -> None:
+    def __init__(
+        self, decoder: msgspec.msgpack.Decoder[Any], folder: Path, *, skip: int = 0, mark: mmap.mmap | None = None
+    ) -> None:
         self._folder = folder
         self._skip = skip
+        self._mark = mark
         self._buffer = bytearray(2 * INLINE_BYTES)
         self._view = memoryview(self._buffer)
         self._decoder = decoder
@@ -144,6 +148,8 @@ class Reader:
         size = connection.recv_into(self._buffer, 0, flags)
         if not size:
             return None
+        if self._mark is not None:
+            self._mark[: self._skip] = self._buffer[: self._skip]
         frame = self._decoder.decode(self._view[self._skip : size])
         if type(frame) is Spilled:
             path = self._folder / Path(frame.path).name
@@ -163,9 +169,18 @@ def frame_number(data: bytes) -> int:
     return int.from_bytes(data[:NUMBER_BYTES], "little")
 
 
-def order_reader(folder: Path) -> Reader:
-    """Return the reader of orders."""
-    return Reader(_orders, folder, skip=NUMBER_BYTES)
+def order_reader(folder: Path, mark: mmap.mmap | None = None) -> Reader:
+    """Return the reader of orders; it notes the number of each in ``mark`` before anything else is done with it."""
+    return Reader(_orders, folder, skip=NUMBER_BYTES, mark=mark)
+
+
+def make_mark() -> tuple[int, mmap.mmap]:
+    """Return a descriptor to hand to a launcher, and the memory behind it in which the launcher notes what it
+    begins.
+    """
+    fd = os.memfd_create("trun-mark", os.MFD_CLOEXEC)
+    os.ftruncate(fd, mmap.PAGESIZE)
+    return fd, mmap.mmap(fd, mmap.PAGESIZE)
 
 
 def text_reader(folder: Path) -> Reader:

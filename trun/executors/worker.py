@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import mmap
 import os
 import select
 import signal
@@ -52,12 +53,17 @@ CLEAN = 113
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def run(job_fd: int, control_fd: int, *, name: str, place: Place, parent: int) -> NoReturn:
-    """Be a worker until the executor closes the connection; called in the freshly forked process."""
+def run(fds: list[int], *, name: str, place: Place, parent: int) -> NoReturn:
+    """Be a worker until the executor closes the connection; called in the freshly forked process.
+
+    ``fds``: socket of orders and reports, socket of texts, mark.
+    """
     code = 70
     try:
         _settle(parent)
-        worker = Worker(socket.socket(fileno=job_fd), socket.socket(fileno=control_fd), name, place)
+        jobs, control = socket.socket(fileno=fds[0]), socket.socket(fileno=fds[1])
+        worker = Worker(jobs, control, mmap.mmap(fds[2], mmap.PAGESIZE), name, place)
+        os.close(fds[2])
         code = worker.serve()
     except BaseException:
         sys.excepthook(*sys.exc_info())  # into the log
@@ -78,11 +84,11 @@ def _settle(parent: int) -> None:
 class Worker:
     """The process's one worker; also the channel of its launcher."""
 
-    def __init__(self, jobs: socket.socket, control: socket.socket, name: str, place: Place) -> None:
+    def __init__(self, jobs: socket.socket, control: socket.socket, mark: mmap.mmap, name: str, place: Place) -> None:
         self._jobs = jobs
         self._control = control
         self._spill = Path(place.folder) / "spill"
-        self._orders = order_reader(self._spill)
+        self._orders = order_reader(self._spill, mark)
         self._texts = text_reader(self._spill)
         self._told: deque[Tell] = deque()
         self._logs = Path(place.folder) / "logs"

@@ -34,7 +34,7 @@ _STRAYS_S = 5.0
 
 
 class Fork(Frame, frozen=True):
-    """Fork worker ``number``; its two sockets come along."""
+    """Fork worker ``number``; its two sockets and its mark come along."""
 
     number: int
 
@@ -108,7 +108,7 @@ class Zygote:
             self._reap()
 
     def _obey(self) -> bool:
-        data, fds, _, _ = socket.recv_fds(self._executor, 4096, 2)
+        data, fds, _, _ = socket.recv_fds(self._executor, 4096, 3)
         if not data:
             return False
         order = orders.decode(data)
@@ -139,7 +139,7 @@ class Zygote:
                     os.close(fd)
             except BaseException:
                 os._exit(70)
-            worker.run(fds[0], fds[1], name=f"{self._name}-{number}", place=self._place, parent=here)
+            worker.run(fds, name=f"{self._name}-{number}", place=self._place, parent=here)
         self._pids[number] = pid
         self._numbers[pid] = number
         self._report(Forked(number=number, pid=pid))

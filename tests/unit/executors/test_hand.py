@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,6 +123,30 @@ def test_what_was_never_sent_can_be_taken_back_too(hand: Hand, worker: Any) -> N
     worker()
 
     assert hand.take_back() == sent[1:]
+
+
+def test_what_is_given_to_a_worker_that_was_told_to_go_can_be_taken_back(hand: Hand) -> None:
+    hand.go()
+    sent = give(hand, order(1), order(2))
+
+    assert not hand.takes_orders
+    assert hand.take_back() == sent
+
+
+def test_received_is_not_begun(hand: Hand, worker: Any, tmp_path: Path) -> None:
+    first, second = give(hand, order(1), order(2))
+    marking = order_reader(tmp_path / "spill", mmap.mmap(hand.mark_fd, mmap.PAGESIZE))
+
+    worker()  # received by a process that dies before it has noted it
+    assert not hand.has_begun(first)
+
+    marking.receive(hand.theirs, socket.MSG_DONTWAIT)
+    assert hand.has_begun(second)
+    assert not hand.has_begun(first)
+
+
+def test_a_process_that_is_not_known_yet_cannot_be_killed_here(hand: Hand) -> None:
+    assert not hand.kill()
 
 
 def test_reports_are_read_whole_and_the_end_is_told_from_silence(hand: Hand) -> None:
