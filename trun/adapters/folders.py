@@ -195,7 +195,7 @@ def prune_runs(*, now: float, keep_s: float = KEEP_S, keep_bytes: int = KEEP_BYT
 
 def prune_now_and_then() -> None:
     """Prune run folders, at most once an hour for all services of this user."""
-    stamp = runs_folder() / ".pruned"
+    stamp = state_folder() / "runs-pruned"
     now = time.time()
     try:
         if now - stamp.stat().st_mtime < PRUNE_EVERY_S:
