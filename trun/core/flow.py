@@ -118,9 +118,12 @@ class Flow:
     def settle(self, key: str, value: Value, *, seq: int = 0, reason: str = "") -> None:
         """Tell conditions the value of an atom that is about no job."""
         self.decide(self.resolver.settle(key, value, seq=seq, now=self.book.now, reason=reason))
+        self.seen(key)
+
+    def seen(self, key: str) -> None:
+        """An atom or a stream was told: conditions that held only as long as nobody looked may be certain now."""
         if self.waits.doubtful:
-            for fire in self.waits.seen(key):
-                self._fired(self.book.records[str(fire.owner)], fire)
+            self.decide(self.waits.seen(key))
 
     def decide(self, decisions: Iterable[Decision]) -> None:
         """Carry out what conditions decided."""

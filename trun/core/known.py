@@ -180,6 +180,10 @@ class Known:
         """Whether somebody has ever said what an atom is worth (counted resources are always known)."""
         return leaf.key in self._told or (isinstance(leaf, WorldAtom) and leaf.what == "free")
 
+    def is_near(self, uid: str) -> bool:
+        """Whether anything is known of a stream: a job or group of this service, or one that was relayed."""
+        return uid in self._book.records or uid in self._groups or uid in self.abroad
+
     def forget(self, key: str) -> None:
         """Nobody watches the atom any more."""
         self._told.pop(key, None)

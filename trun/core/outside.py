@@ -61,10 +61,13 @@ class Outside:
             self._flow.decide(self._flow.resolver.reset(stream, event.run))
         else:
             self._book.news.append((stream, event, entry.seq))
+            self._flow.spread()
+        self._flow.seen(stream)
 
     def _replayed(self, message: Replayed) -> None:
         if message.stream in self._book.records:
             self._flow.decide(self._flow.waits.replayed(message.stream, message.entries))
+            self._flow.seen(message.stream)
         else:
             for entry in message.entries:
                 self._take(entry)

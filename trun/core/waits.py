@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from trun.conditions.algebra import Condition
-from trun.conditions.atoms import Atom, Level, WorldAtom
+from trun.conditions.atoms import Atom, JobAtom, Level, WorldAtom
 from trun.conditions.resolver import Decision, Fire, Resolver
 from trun.conditions.value import TRUE
 from trun.core.book import Book
@@ -34,7 +34,7 @@ class Waits:
         self.resolver = Resolver(keep_levels=True)
         #: {stream that is being replayed: what it has said since it was asked for}
         self._replaying: dict[str, list[tuple[Event, int]]] = {}
-        #: Conditions that hold as long as nobody has looked: {job: (decision, keys of atoms that nobody has told yet)}
+        #: Conditions that hold as long as nobody has looked: {job: (decision, atoms and streams that nobody has told)}
         self.doubtful: dict[str, tuple[Fire, set[str]]] = {}
 
     def register(self, record: JobRecord, condition: Condition) -> list[Decision]:
@@ -59,20 +59,25 @@ class Waits:
     def is_doubtful(self, fire: Fire) -> bool:
         """Whether a condition that holds for now does so only because nobody has looked at its atoms yet.
 
-        ``~exists(path)`` before the first look at the path, or ``~level`` after a restart, before the client that owns
-        the level has come back: such a decision is put off until all of them were told. What holds for good, or is
-        dead, does not rest on what is unknown.
+        ``~exists(path)`` before the first look at the path, ``~level`` after a restart, before the client that owns the
+        level has come back, ``~job.said(name)`` while the stream is being replayed: such a decision is put off until
+        all of them were told. What holds for good, or is dead, does not rest on what is unknown.
         """
         if fire.value is TRUE:
             return False
-        leaves = self.resolver.condition_of(fire.owner).depends
-        unseen = {leaf.key for leaf in leaves if isinstance(leaf, _TOLD) and not self._known.is_told(leaf)}
+        unseen = set()
+        for leaf in self.resolver.condition_of(fire.owner).depends:
+            if isinstance(leaf, JobAtom):
+                if leaf.subject in self._replaying or not self._known.is_near(leaf.subject):
+                    unseen.add(leaf.subject)
+            elif isinstance(leaf, _TOLD) and not self._known.is_told(leaf):
+                unseen.add(leaf.key)
         if unseen:
             self.doubtful[str(fire.owner)] = (fire, unseen)
         return bool(unseen)
 
     def seen(self, key: str) -> list[Fire]:
-        """An atom was told for the first time: return the decisions that are certain now."""
+        """An atom or stream was told for the first time: return the decisions that are certain now."""
         found = []
         for uid, (fire, unseen) in list(self.doubtful.items()):
             unseen.discard(key)

@@ -130,6 +130,20 @@ def test_only_the_present_run_counts_for_late_conditions() -> None:
     assert service.states("b", "c") == ["cancelled", "queued"]
 
 
+def test_a_negation_of_what_was_said_does_not_fire_before_the_replay() -> None:
+    service = Service()
+    service.replay_late = True
+    service.job("a")
+    service.run()
+    service.emit("a", Said(name="stop"))
+    service.submit(spec("b", ~IsMessage("a", "stop")), spec("c", ~IsMessage("a", "other")))
+    assert service.states("b", "c") == ["waiting", "waiting"]
+    service.answer_replays()
+
+    assert service.states("b", "c") == ["cancelled", "queued"]
+    assert "Queued" not in service.kinds("b")
+
+
 # -- atoms that live in a client
 
 
@@ -339,6 +353,15 @@ def test_entries_that_come_twice_or_out_of_order_are_dropped() -> None:
 
     assert service.state("a") == "queued"
     assert service.machine.counters["duplicate"] == 2
+
+
+def test_silence_of_another_service_is_no_answer() -> None:
+    service = Service(key="mine")
+    service.job("a", ~IsFailed("far", service_key="theirs"))
+    assert service.state("a") == "waiting"
+    service.send(far(1, Started()))
+
+    assert service.state("a") == "queued"
 
 
 def test_a_new_run_elsewhere_begins_anew() -> None:
