@@ -14,7 +14,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from trun.conditions.algebra import And, AtLeast, Condition, Leaf, Never, Not, Or, Settled
+from trun.conditions.algebra import And, AtLeast, Condition, Leaf, Never, Not, Or, Settled, Unary
 from trun.conditions.atoms import Atom, IsCompleted, IsEnded, IsFailed, IsOk, IsStarted, Level
 from trun.conditions.timing import After, At, Before, Deadline, Held, Since
 from trun.conditions.value import CANCELLED, HOLDS, NEVER, TRUE, WAIT, Value
@@ -106,7 +106,7 @@ _RECIPES = {
     # ``since`` over atoms only: two clocks that strike at once have no order.
     "timed": st.recursive(st.one_of(_ANY, _ANY, _TIMES, _SINCE_ATOMS), _held, max_leaves=8),
 }
-_UNARY = {"not": Not, "never": Never, "settled": Settled}
+_UNARY: dict[str, type[Unary]] = {"not": Not, "never": Never, "settled": Settled}
 _TIME = {"after": After, "deadline": Deadline, "at": At, "before": Before}
 
 
@@ -114,8 +114,8 @@ def cook(recipe: Recipe, pool: Pool) -> Condition:
     """Make the condition that a recipe describes."""
     name, parts = recipe
     if name in ("event", "atom"):
-        atoms = pool.events if name == "event" else pool.all
-        return atoms[parts % len(atoms)]
+        atoms: list[Leaf] = pool.events if name == "event" else pool.all
+        return atoms[int(parts) % len(atoms)]
     if name in _TIME:
         return _TIME[name](float(parts))
     if name in ("and", "or"):
@@ -129,7 +129,9 @@ def cook(recipe: Recipe, pool: Pool) -> Condition:
         return Held(cook(parts[0], pool), float(parts[1]))
     child = cook(parts, pool)
     # The same node several times: a tree that is none.
-    return AtLeast(2, child, Or(child), And(child)) if name == "twice" else _UNARY[name](child)
+    if name == "twice":
+        return AtLeast(2, child, Or(child), And(child))
+    return _UNARY[name](child)
 
 
 def plain_conditions(pool: Pool) -> st.SearchStrategy[Condition]:

@@ -97,7 +97,7 @@ class DependsBesideBruteForce(RuleBasedStateMachine):
                 atom.see(event)
 
     @rule(subject=st.sampled_from(SUBJECTS), event=st.sampled_from(EVENTS))
-    def put_entry_twice(self, subject: str, event: Event) -> None:
+    def put_entry_twice(self, subject: str, event: Any) -> None:
         self.seq += 1
         self.expect(self.brute.hear(subject, event))
         entry = Entry(stream=subject, seq=self.seq, epoch=1, time=0.0, event=event)
@@ -122,14 +122,14 @@ class DependsBesideBruteForce(RuleBasedStateMachine):
     @invariant()
     def both_wait_for_the_same(self) -> None:
         if hasattr(self, "depends"):
-            assert {self.names[name] for name in self.brute.waiting} == set(self.depends._calls)
+            assert {self.names[int(str(name))] for name in self.brute.waiting} == set(self.depends._calls)
             assert len(self.depends._resolver) == len(self.depends)
             assert self.depends.errors == []
 
     def teardown(self) -> None:
         if hasattr(self, "depends"):
             for name in list(self.brute.waiting):
-                assert self.depends.withdraw(self.names[name])
+                assert self.depends.withdraw(self.names[int(str(name))])
             entries = self.depends._resolver._entries
             assert not entries.about
             assert not entries.others

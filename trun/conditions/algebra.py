@@ -229,11 +229,15 @@ class _Chain(Gate):
         if any(type(child) is kind for child in self._of):
             flat: list[Condition] = []
             stack = list(reversed(self._of))
+            seen: set[int] = set()
             while stack:
                 node = stack.pop()
                 # An empty Or is NEVER, which is more than CANCELLED: it may not vanish.
                 if type(node) is kind and (node._of or kind is And):
-                    stack.extend(reversed(node._of))
+                    # The same chain again means nothing new; unfolding it each time would double with each level.
+                    if id(node) not in seen:
+                        seen.add(id(node))
+                        stack.extend(reversed(node._of))
                 else:
                     flat.append(node)
             self._of = tuple(flat)

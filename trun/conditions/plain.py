@@ -15,7 +15,7 @@ from typing import Any
 
 from trun.conditions.algebra import And, AtLeast, Condition, Gate, Leaf, postorder
 from trun.conditions.atoms import Atom, JobAtom
-from trun.conditions.entries import Entries
+from trun.conditions.entries import WIDE, Entries, Waiters
 from trun.conditions.value import NEVER, TRUE, Value
 
 
@@ -131,15 +131,22 @@ class Plain:
 
     def _fill(self, gate: int, node: Gate, places: dict[int, int], present: Callable[[Leaf], Value]) -> None:
         """Connect the children of a gate and count them. One that stands twice in And or Or counts once."""
-        children = node.of
+        about, entries = self.entries.about, self.entries
         count = true = dead = 0
-        for child in children:
+        for child in node.of:
+            if isinstance(child, JobAtom):
+                entry = about.get(child.subject)
+                if type(entry) is Waiters and entry.leaf is child and len(entry) < WIDE:
+                    if entry[-1] != gate:
+                        entry.append(gate)
+                        count += 1
+                    continue
             if isinstance(child, Leaf):
                 value = present(child)
                 is_true, is_dead = value is TRUE, value <= NEVER
                 if is_dead:
-                    self.entries.source(child).value = value
-                is_new = is_true or self.entries.connect(child, gate)
+                    entries.source(child).value = value
+                is_new = is_true or entries.connect(child, gate)
             else:
                 below = places[id(child)]
                 is_true, is_dead = self.need[below] <= 0, self.slack[below] <= 0
@@ -178,20 +185,33 @@ class Plain:
     def release(self, root: int) -> set[str]:
         """Take out all that a registration still has in the table; return the keys of its atoms that are not true."""
         found = self.root[root]
-        disconnect = self.entries.disconnect
         missing: set[str] = set()
-        if type(found) is not Tree:
-            for leaf in found if type(found) is tuple else found.of:
-                if disconnect(leaf, root):
-                    missing.add(leaf.key)
-            self.recycle(root)
-            return missing
-        for gate, node in found.gates:
-            for child in node.of:
-                if isinstance(child, Leaf) and disconnect(child, gate):
-                    missing.add(child.key)
-            self.recycle(gate)
+        if type(found) is Tree:
+            for gate, node in found.gates:
+                self._take_out(gate, node.of, missing)
+        else:
+            self._take_out(root, found if type(found) is tuple else found.of, missing)
         return missing
+
+    def _take_out(self, gate: int, leaves: Iterable[Condition], missing: set[str]) -> None:
+        """Take a gate out of the entries of its atoms. Measured: the usual entry is handled on the spot."""
+        about = self.entries.about
+        for leaf in leaves:
+            if isinstance(leaf, JobAtom):
+                entry = about.get(leaf.subject)
+                if entry is None:
+                    continue
+                if type(entry) is Waiters and entry.leaf is leaf:
+                    if gate in entry:
+                        missing.add(leaf._key)
+                        if len(entry) == 1:
+                            del about[leaf.subject]
+                        else:
+                            entry.remove(gate)
+                    continue
+            if isinstance(leaf, Leaf) and self.entries.disconnect(leaf, gate):
+                missing.add(leaf.key)
+        self.recycle(gate)
 
     def rise(self, gates: list[int]) -> list[int]:
         """Let gates that came true feed those above; return the roots that came true."""

@@ -22,7 +22,7 @@ from trun.conditions.graph import Graph, Moment
 from trun.conditions.plain import Plain
 from trun.conditions.timing import TimeLeaf
 from trun.conditions.value import HOLDS, NEVER, TRUE, WAIT, Value
-from trun.messages import Event
+from trun.messages import Completed, Event
 
 #: The values by number.
 VALUES = tuple(Value)
@@ -119,8 +119,9 @@ class Propagation:
         if entry is None:
             return []
         if type(entry) is Waiters and self._clocks.first > now:
-            leaf = entry.leaf
-            value = leaf.judge(event)  # type: ignore[attr-defined]
+            leaf: Any = entry.leaf
+            is_plain_end = type(event) is Completed and leaf.what == "completed"
+            value = TRUE if is_plain_end else leaf.judge(event)
             if value is TRUE:
                 del about[subject]
                 came = self._came
@@ -138,7 +139,7 @@ class Propagation:
             one = self._entries.find(leaf)  # what the first of them decided may have let go of the others
             if one is None or (isinstance(one, Source) and one.value.is_settled):
                 continue
-            value = leaf.judge(event)  # type: ignore[attr-defined]
+            value = leaf.judge(event)
             if value is not None:
                 self._take(one, value, moment, why, batch)
         return self._end(batch)

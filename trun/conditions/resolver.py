@@ -20,7 +20,8 @@ from typing import Any
 from trun.conditions.algebra import And, Condition, Gate, Leaf
 from trun.conditions.atoms import JobAtom, WorldAtom
 from trun.conditions.decisions import Decision, Drop, Fire, Lapse, Reason, drop, fire, node_values
-from trun.conditions.entries import WIDE, Source, Waiters
+from trun.conditions.entries import WIDE, Source, Waiters, waiters
+from trun.conditions.explain import Explanation, explain_tree
 from trun.conditions.graph import Graph
 from trun.conditions.plain import is_plain_leaf, plain_gates
 from trun.conditions.propagation import VALUES, Batch, Propagation
@@ -95,6 +96,10 @@ class Resolver(Propagation):
                     if entry[-1] != gate:
                         entry.append(gate)
                         missing += 1
+                    continue
+                if entry is None and known is None and leaf._latch is WAIT and self._late_value(leaf) is WAIT:
+                    about[leaf.subject] = waiters(leaf, gate)
+                    missing += 1
                     continue
             elif not is_plain_leaf(leaf):
                 break
@@ -266,15 +271,13 @@ class Resolver(Propagation):
 
     def explain(
         self, owner: Hashable, *, now: float | None = None, describe: Callable[[Leaf], str] | None = None
-    ) -> Any:
-        """Say what a registration waits for."""
-        from trun.conditions.explain import explain_tree
-
+    ) -> Explanation:
+        """Say what a registration waits for; ``describe`` names an atom for people, ``now`` dates instants."""
         where = self._where(owner)
         if isinstance(where, Graph):
-            values = where.node_values()
+            values, gates = where.values, where.node_values()
             return explain_tree(
-                where.condition, lambda leaf: values[id(leaf)], describe, now, gates=lambda gate: values[id(gate)]
+                where.condition, lambda leaf: values[leaf.key], describe, now, gates=lambda node: gates.get(id(node))
             )
         return explain_tree(self._plain.condition(where), self._entries.value, describe, now)
 
