@@ -117,7 +117,9 @@ class MachineBesideModel(RuleBasedStateMachine):
         self, data: st.DataObject, policy: str, conditional: bool, in_group: bool, hold: bool, **more: int
     ) -> Any:
         uid = f"u{len(self.model.jobs) + 1}"
-        in_group = in_group and self.model.groups["g"] is None
+        # A group with skipped members is NEVER complete until one is cancelled: what settled first stays, and the model
+        # remembers nothing. So members are not skipped here.
+        in_group = in_group and self.model.groups["g"] is None and policy != "skip"
         condition = self.draw_condition(data, list(self.model.jobs)) if conditional else None
         if in_group and condition is not None and self.leads_to_group(condition):
             return multiple()
@@ -286,7 +288,9 @@ class MachineBesideModel(RuleBasedStateMachine):
     @invariant()
     def states_agree(self) -> None:
         found = {uid: record.life.state.value for uid, record in self.service.machine.records.items()}
-        assert found == {uid: job.state for uid, job in self.model.jobs.items()}
+        assert found.keys() == self.model.jobs.keys()
+        differ = {uid: (found[uid], job) for uid, job in self.model.jobs.items() if found[uid] != job.state}
+        assert not differ, differ
 
     @invariant()
     def resources_agree(self) -> None:

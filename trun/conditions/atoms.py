@@ -10,6 +10,7 @@ Rule: an atom never reaches out. Who watches, listens or waits belongs to the en
 
 from __future__ import annotations
 
+import itertools
 import uuid
 import warnings
 import weakref
@@ -32,6 +33,8 @@ live: weakref.WeakValueDictionary[str, Leaf] = weakref.WeakValueDictionary()
 #: Called as (atom, value, reason) whenever an atom of this process moves; ``depends`` puts itself here.
 hooks: list[Callable[[Leaf, Value, str], None]] = []
 
+_rises = itertools.count(1)
+
 #: Guards the latches; ``depends`` puts a lock here.
 guard: AbstractContextManager[Any] = nullcontext()
 
@@ -39,10 +42,12 @@ guard: AbstractContextManager[Any] = nullcontext()
 class Latched(Leaf):
     """A leaf with a value that this process keeps."""
 
-    __slots__ = ("_latch", "_watchers", "contradicted", "reason")
+    __slots__ = ("_latch", "_watchers", "contradicted", "reason", "rose")
 
     def __init__(self) -> None:
         self._latch = WAIT
+        #: The how manyeth rise in this process its last one was; 0: none, or unknown.
+        self.rose = 0
         #: Why it settled as it did.
         self.reason = ""
         #: Contradicting settlements that were ignored.
@@ -72,6 +77,8 @@ class Latched(Leaf):
             else:
                 contradiction = False
                 self._latch = value
+                if value >= HOLDS > old:
+                    self.rose = next(_rises)
                 self.reason = reason
         if contradiction:
             text = f"{self} is settled as {old.name} already; {value.name} was ignored"
@@ -158,7 +165,9 @@ class Level(Latched):
         self.id = uuid.uuid4().hex
         self.name = name
         self._key = f"level:{self.id}"
-        self._latch = HOLDS if holds else WAIT
+        if holds:
+            self._latch = HOLDS
+            self.rose = next(_rises)
         live[self._key] = self
 
     def hold(self) -> None:

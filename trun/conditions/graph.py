@@ -25,7 +25,8 @@ class Moment(NamedTuple):
 
     stream: str
     seq: int
-    arrival: int
+    #: (1, count) of what was heard; (0, rank) of what was so at registration.
+    arrival: tuple[int, float]
     now: float
 
     def is_later(self, other: Moment) -> bool:
@@ -198,6 +199,7 @@ class Graph:
         condition: Condition,
         *,
         lookup: Callable[[Leaf], Value],
+        risen: Callable[[Leaf], float],
         origin: float,
         moment: Moment,
     ) -> None:
@@ -218,6 +220,7 @@ class Graph:
         self._users: dict[str, list[tuple[int, int]]] = {}
         self._dirty: list[int] = []
         self._build(lookup, origin, moment)
+        self._order_rises(risen, moment)
 
     def _build(self, lookup: Callable[[Leaf], Value], origin: float, moment: Moment) -> None:
         places: dict[int, int] = {}
@@ -258,6 +261,28 @@ class Graph:
         node = _node_type(condition)(condition, inputs, moment)
         node.value = node.worth(moment.now)
         self.nodes.append(node)
+
+    def _order_rises(self, risen: Callable[[Leaf], float], moment: Moment) -> None:
+        """Tell ``since`` gates in which order what holds already came true."""
+        if not any(type(node) is SinceNode for node in self.nodes):
+            return
+        ranks: dict[int, float] = {}
+        for condition in postorder(self.condition):
+            if isinstance(condition, Leaf):
+                ranks[id(condition)] = risen(condition)
+        for node in self.nodes:
+            below = [ranks[id(child)] for child in node.condition.of]
+            if isinstance(node, SinceNode):
+                node.rose = [
+                    Moment("", 0, (0, rank), moment.now) if value >= HOLDS else None
+                    for rank, value in zip(below, node.sides, strict=True)
+                ]
+            # A threshold came true with the last of the first ``need``; of other gates it is not known.
+            found = sorted(rank for rank in below if rank > 0)
+            need = node.need if isinstance(node, Threshold) else 0
+            ranks[id(node.condition)] = found[need - 1] if 0 < need <= len(found) else 0.0
+        self._dirty = list(range(len(self.nodes)))
+        self._run(moment)
 
     @property
     def root_value(self) -> Value:

@@ -235,7 +235,7 @@ class Propagation:
 
     def _moment(self, stream: str, seq: int) -> Moment:
         self._arrival += 1
-        return Moment(stream, seq, self._arrival, self._now)
+        return Moment(stream, seq, (1, self._arrival), self._now)
 
     def _remember(self, key: str, value: Value) -> None:
         late = self._late

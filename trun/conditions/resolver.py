@@ -52,6 +52,7 @@ class Resolver(Propagation):
         *,
         now: float = 0.0,
         known: Known | None = None,
+        risen: Callable[[Any], float] | None = None,
         origin: float | None = None,
     ) -> list[Decision]:
         """Let ``owner`` wait for a condition. What is known already counts, so it may fire or drop at once.
@@ -65,6 +66,9 @@ class Resolver(Propagation):
         known
             What atoms are worth at present; None, as a function or as its answer, stands for the atom's own latch.
             Not asked about undecided atoms that others wait for: of those every piece of news was heard.
+        risen
+            For ``since``: when an atom that holds already came true, in any numbers that are ordered (0: unknown).
+            Default: the order in which the atoms of this process rose.
         origin
             When the registration was made first, so that deadlines stay where they were after a restart.
         """
@@ -80,7 +84,7 @@ class Resolver(Propagation):
         gates = plain_gates(condition)
         if gates is not None:
             return self._register_plain(owner, condition, gates, known)
-        return self._register_graph(owner, condition, known, now if origin is None else origin)
+        return self._register_graph(owner, condition, known, risen or _rank, now if origin is None else origin)
 
     def _register_all(
         self, owner: Hashable, leaves: tuple[Condition, ...], known: Known | None
@@ -144,7 +148,12 @@ class Resolver(Propagation):
         return [drop(owner, condition, values, self._reason_of)]
 
     def _register_graph(
-        self, owner: Hashable, condition: Condition, known: Known | None, origin: float
+        self,
+        owner: Hashable,
+        condition: Condition,
+        known: Known | None,
+        risen: Callable[[Any], float],
+        origin: float,
     ) -> list[Decision]:
         self._serial += 1
         moment = self._moment("", 0)
@@ -153,6 +162,7 @@ class Resolver(Propagation):
             self._serial,
             condition,
             lookup=lambda leaf: self._present(leaf, known),
+            risen=risen,
             origin=origin,
             moment=moment,
         )
@@ -300,3 +310,8 @@ class Resolver(Propagation):
         if start or stop:
             self._watched = dict(self._watch)
         return start, stop
+
+
+def _rank(leaf: Leaf) -> float:
+    """Return the how manyeth rise in this process was an atom's last one."""
+    return float(getattr(leaf, "rose", 0))

@@ -111,19 +111,24 @@ class Flow:
         if not len(self.resolver):
             news.clear()
         while news:
-            decisions = waits.hear_next()
+            subject, event, seq = news.popleft()
+            decisions = waits.hear(subject, event, seq)
             if decisions:
                 self.decide(decisions)
+            if waits.doubtful:
+                self.decide(waits.told(subject))
 
     def settle(self, key: str, value: Value, *, seq: int = 0, reason: str = "") -> None:
         """Tell conditions the value of an atom that is about no job."""
         self.decide(self.resolver.settle(key, value, seq=seq, now=self.book.now, reason=reason))
-        self.seen(key)
-
-    def seen(self, key: str) -> None:
-        """An atom or a stream was told: conditions that held only as long as nobody looked may be certain now."""
         if self.waits.doubtful:
-            self.decide(self.waits.seen(key))
+            self.decide(self.waits.told(key))
+
+    def pass_time(self) -> None:
+        """Let conditions know what time it is."""
+        self.decide(self.resolver.advance(self.book.now))
+        if self.waits.doubtful:
+            self.decide(self.waits.time_passed())
 
     def decide(self, decisions: Iterable[Decision]) -> None:
         """Carry out what conditions decided."""
@@ -135,7 +140,7 @@ class Flow:
                 self._fired(record, decision)  # type: ignore[arg-type]
             elif kind is Drop:
                 self._dropped(record, decision)  # type: ignore[arg-type]
-            elif kind is Lapse and self.waits.doubtful.pop(record.spec.uid, None) is None:
+            elif kind is Lapse and not self.waits.forget_doubt(record.spec.uid):
                 self.lapse(record)
 
     def _fired(self, record: JobRecord, fire: Fire) -> None:
@@ -172,7 +177,7 @@ class Flow:
 
     def _dropped(self, record: JobRecord, drop: Drop) -> None:
         life, spec = record.life, record.spec
-        self.waits.doubtful.pop(spec.uid, None)
+        self.waits.forget_doubt(spec.uid)
         reason, root, kind = self._blame(drop)
         witness = drop.reason.atoms[:WITNESS]
         self.book.publish_on("condition", Notified(job=spec.uid, status="cancelled", witness=witness))

@@ -149,7 +149,7 @@ class Machine:
         out = book.out = []
         deadline = self.resolver.next_deadline()
         if deadline is not None and deadline <= now:
-            self.flow.decide(self.resolver.advance(now))
+            self.flow.pass_time()
         idle, ahead = room.idle, room.ahead
         while idle > 0 or ahead > 0:
             uid = queue.pop() if idle > 0 else queue.pop_plain()
@@ -303,7 +303,7 @@ class Machine:
         flow, now = self.flow, self.book.now
         for when, uid in flow.timers.due(now):
             flow.due(uid, when)
-        flow.decide(self.resolver.advance(now))
+        flow.pass_time()
 
     # -- restart
 

@@ -62,12 +62,12 @@ class Outside:
         else:
             self._book.news.append((stream, event, entry.seq))
             self._flow.spread()
-        self._flow.seen(stream)
+        self._flow.decide(self._flow.waits.told(stream))
 
     def _replayed(self, message: Replayed) -> None:
         if message.stream in self._book.records:
             self._flow.decide(self._flow.waits.replayed(message.stream, message.entries))
-            self._flow.seen(message.stream)
+            self._flow.decide(self._flow.waits.told(message.stream))
         else:
             for entry in message.entries:
                 self._take(entry)

@@ -11,6 +11,7 @@ Rule: an event reaches the resolver here and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from trun.conditions.algebra import Condition
 from trun.conditions.atoms import Atom, JobAtom, Level, WorldAtom
@@ -25,6 +26,15 @@ from trun.messages import Entry, Event
 _TOLD = (Atom, Level, WorldAtom)
 
 
+class Doubt(NamedTuple):
+    """A condition that holds as long as nobody has looked at some of its atoms."""
+
+    fire: Fire
+    #: Keys of its atoms, or the streams that they are about; and those that nobody has told yet.
+    names: set[str]
+    unseen: set[str]
+
+
 class Waits:
     """The conditions of all waiting jobs."""
 
@@ -34,8 +44,10 @@ class Waits:
         self.resolver = Resolver(keep_levels=True)
         #: {stream that is being replayed: what it has said since it was asked for}
         self._replaying: dict[str, list[tuple[Event, int]]] = {}
-        #: Conditions that hold as long as nobody has looked: {job: (decision, atoms and streams that nobody has told)}
-        self.doubtful: dict[str, tuple[Fire, set[str]]] = {}
+        #: Jobs whose condition holds, but only as long as nobody has looked.
+        self.doubtful: dict[str, Doubt] = {}
+        #: {atom or stream: the doubtful jobs whose conditions mention it}
+        self._doubts_about: dict[str, dict[str, None]] = {}
 
     def register(self, record: JobRecord, condition: Condition) -> list[Decision]:
         """Let a job wait for a condition; what is known already counts."""
@@ -54,7 +66,9 @@ class Waits:
     def withdraw(self, uid: str) -> None:
         """Let a job wait for nothing any more."""
         self.resolver.withdraw(uid)
-        self.doubtful.pop(uid, None)
+        self.forget_doubt(uid)
+
+    # -- what holds only because nobody has looked
 
     def is_doubtful(self, fire: Fire) -> bool:
         """Whether a condition that holds for now does so only because nobody has looked at its atoms yet.
@@ -65,30 +79,65 @@ class Waits:
         """
         if fire.value is TRUE:
             return False
-        unseen = set()
+        names, unseen = set(), set()
         for leaf in self.resolver.condition_of(fire.owner).depends:
+            name = leaf.subject if isinstance(leaf, JobAtom) else leaf.key
+            names.add(name)
             if isinstance(leaf, JobAtom):
-                if leaf.subject in self._replaying or not self._known.is_near(leaf.subject):
-                    unseen.add(leaf.subject)
+                if name in self._replaying or not self._known.is_near(name):
+                    unseen.add(name)
             elif isinstance(leaf, _TOLD) and not self._known.is_told(leaf):
-                unseen.add(leaf.key)
+                unseen.add(name)
         if unseen:
-            self.doubtful[str(fire.owner)] = (fire, unseen)
+            uid = str(fire.owner)
+            self.doubtful[uid] = Doubt(fire, names, unseen)
+            for name in names:
+                self._doubts_about.setdefault(name, {})[uid] = None
         return bool(unseen)
 
-    def seen(self, key: str) -> list[Fire]:
-        """An atom or stream was told for the first time: return the decisions that are certain now."""
-        found = []
-        for uid, (fire, unseen) in list(self.doubtful.items()):
-            unseen.discard(key)
-            if not unseen:
-                del self.doubtful[uid]
-                found.append(fire)
+    def told(self, name: str) -> list[Fire]:
+        """An atom or stream was told: return the decisions that are certain now."""
+        found: list[Fire] = []
+        if name in self._replaying:
+            return found
+        for uid in list(self._doubts_about.get(name, ())):
+            self.doubtful[uid].unseen.discard(name)
+            found += self._certain(uid)
         return found
 
-    def hear_next(self) -> Sequence[Decision]:
-        """Let conditions hear the oldest piece of news."""
-        subject, event, seq = self._book.news.popleft()
+    def time_passed(self) -> list[Fire]:
+        """Return the doubtful decisions that have become certain by themselves."""
+        return [fire for uid in list(self.doubtful) for fire in self._certain(uid)]
+
+    def _certain(self, uid: str) -> list[Fire]:
+        doubt = self.doubtful[uid]
+        found = self.resolver.explain(uid, now=self._book.now)
+        if found.value is TRUE:
+            # It holds for good by now, whatever the rest may be.
+            witness = found.witness
+            self.withdraw(uid)
+            return [Fire(uid, TRUE, witness)]
+        if doubt.unseen:
+            return []
+        self.forget_doubt(uid)
+        return [doubt.fire]
+
+    def forget_doubt(self, uid: str) -> bool:
+        """A doubtful condition lapsed, died or is waited for no more; False if it was none."""
+        doubt = self.doubtful.pop(uid, None)
+        if doubt is None:
+            return False
+        for name in doubt.names:
+            about = self._doubts_about[name]
+            del about[uid]
+            if not about:
+                del self._doubts_about[name]
+        return True
+
+    # -- news
+
+    def hear(self, subject: str, event: Event, seq: int) -> Sequence[Decision]:
+        """Let conditions hear one piece of news."""
         if self._replaying:
             held_back = self._replaying.get(subject)
             if held_back is not None:

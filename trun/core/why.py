@@ -94,7 +94,7 @@ def lines(flow: Flow, record: JobRecord, now: float) -> list[str]:
             left = max(0.0, life.until - now)
             found.append(f"attempt {life.attempt} ended badly ({life.kind}); the next one starts in {span(left)}")
         case JobState.WAITING if record.spec.uid in flow.waits.doubtful:
-            count = len(flow.waits.doubtful[record.spec.uid][1])
+            count = len(flow.waits.doubtful[record.spec.uid].unseen)
             found.append(f"its condition seems to hold, but nobody has looked at {count} of its atoms yet")
         case JobState.WAITING:
             found.append(f"waiting for its condition since {span(now - life.changed)}")

@@ -277,6 +277,19 @@ def test_since_looks_at_which_came_later(depends: Depends, log: Log) -> None:
     assert log == ["after ready", "again ready"]
 
 
+def test_since_knows_what_came_true_before_the_registration(depends: Depends, log: Log) -> None:
+    a, b, c = Atom(), Atom(), Atom()
+    for atom in (b, a, c):
+        atom.set_ready()
+
+    depends.register(since(a, b), *log.callbacks("a since b"))
+    depends.register(since(b, a), *log.callbacks("b since a"))
+    depends.register(since(a & b, c), *log.callbacks("both since c"))
+    depends.register(since(a & c, a | b), *log.callbacks("both since either"))
+
+    assert log == ["a since b ready", "b since a never", "both since c never", "both since either ready"]
+
+
 def test_a_level_that_closes_settles(depends: Depends, log: Log) -> None:
     level = Level()
     depends.register(level, *log.callbacks("level"))

@@ -16,6 +16,7 @@ from trun.conditions.atoms import (
     Level,
     exists,
 )
+from trun.conditions.timing import after
 from trun.messages import (
     AtomMoved,
     Cancel,
@@ -286,6 +287,22 @@ def test_all_atoms_must_have_been_looked_at() -> None:
     service.send(AtomMoved(key=two.key, value=3))
 
     assert service.states("a", "b") == ["waiting", "queued"]
+
+
+def test_a_doubtful_condition_that_comes_to_hold_for_good_needs_no_look_any_more() -> None:
+    service = Service()
+    service.job("x")
+    lock = exists("/tmp/lock")
+    service.submit(spec("a", ~lock | IsCompleted("x")), spec("b", ~lock | after("10s")), spec("c", ~lock))
+    assert service.states("a", "b", "c") == ["waiting", "waiting", "waiting"]
+    service.run()
+    service.complete("x")
+    assert service.states("a", "b", "c") == ["queued", "waiting", "waiting"]
+    service.wait(10)
+
+    assert service.states("a", "b", "c") == ["queued", "queued", "waiting"]
+    service.send(AtomMoved(key=lock.key, value=3))
+    assert service.states("a", "b", "c") == ["queued", "queued", "waiting"]
 
 
 def test_a_doubtful_job_may_be_cancelled_held_or_dropped() -> None:
