@@ -269,6 +269,12 @@ class Refused(RemoteError):
     code = "T406"
 
 
+class ServiceKeyChanged(NotAuthorised):
+    """The service does not hold the key that was written down for it."""
+
+    code = "T407"
+
+
 # -- our own fault ----------------------------------------------------------------------------------------------------
 
 

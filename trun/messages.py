@@ -411,6 +411,12 @@ class Drain(Request, frozen=True):
     cancel: bool = False
 
 
+class Present(Request, frozen=True):
+    """Tokens that allow the sender what its key alone does not (see ``adapters.tokens``)."""
+
+    tokens: tuple[str, ...]
+
+
 class Bye(Request, frozen=True):
     """The client leaves; its undetached jobs are cancelled unless they have ended. ``stop`` ends a private node."""
 
@@ -435,6 +441,10 @@ class Welcome(Message, frozen=True):
     resources: dict[str, float] = {}
     #: The service's state folder, for clients on the same machine.
     folder: str = ""
+    #: Public key of the service (40 characters), where it has one.
+    key: str = ""
+    #: Where it listens for others than its owner's processes on this machine.
+    addresses: tuple[str, ...] = ()
 
 
 class Entries(Message, frozen=True):
@@ -463,6 +473,14 @@ class Refuse(Message, frozen=True):
 
     uids: tuple[str, ...]
     error: ErrorInfo
+
+
+class Bounce(Message, frozen=True):
+    """The service cannot hear these streams of another one by itself: will the client pass them on?"""
+
+    service_key: str
+    streams: tuple[str, ...]
+    reason: str = ""
 
 
 class Perform(Message, frozen=True):
@@ -565,6 +583,18 @@ class Call(msgspec.Struct, frozen=True, array_like=True):
     context: str = ""
 
 
+class Origin(msgspec.Struct, frozen=True, array_like=True):
+    """Where streams of another service can be heard, and the token that allows the job's service to listen."""
+
+    #: As conditions name the service.
+    service_key: str
+    address: str
+    #: Public key that it must show; empty on the same user's ipc.
+    key: str = ""
+    token: str = ""
+    streams: tuple[str, ...] = ()
+
+
 class JobSpec(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """What was asked: the slip of paper that all three doors write. Never changes."""
 
@@ -610,6 +640,10 @@ class JobSpec(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     hold: bool = False
     #: Seconds since the epoch at which the client made it.
     made: float = 0.0
+    #: Public key of the user who submitted it, set by the service from the transport; empty: the service's owner.
+    owner: str = ""
+    #: Where the streams of other services that ``when`` and ``inputs`` mention can be heard.
+    origins: tuple[Origin, ...] = ()
 
 
 class GroupSpec(msgspec.Struct, frozen=True, array_like=True):
@@ -641,9 +675,10 @@ AnyRequest = (
     | Do
     | Performed
     | Drain
+    | Present
     | Bye
 )
-AnyAnswer = Welcome | Entries | Gap | Answer | Refuse | Perform
+AnyAnswer = Welcome | Entries | Gap | Answer | Refuse | Perform | Bounce
 AnyReport = (
     Ended | Emitted | Returned | Missing | Adopted | ResourcesLowered | AtomMoved | Replayed | OwnerLeft | Tick
 )
