@@ -275,6 +275,14 @@ class ServiceKeyChanged(NotAuthorised):
     code = "T407"
 
 
+class TokenRefused(NotAuthorised):
+    """The capability token was refused."""
+
+    code = "T408"
+    #: malformed, signature, bearer, revoked, expired or scope.
+    reason: str = ""
+
+
 # -- our own fault ----------------------------------------------------------------------------------------------------
 
 

@@ -58,6 +58,7 @@ ADVICE = {
     "T404": "Install the same version of trun on both sides.",
     "T405": "Something that is not trun speaks on that socket, or a version that does not fit.",
     "T406": "The reason is in the message; nothing was changed.",
+    "T408": "Ask whoever lent the token for a new one; `trun agent` renews those of waiting jobs.",
     "T900": "A fault of trun itself. Please report it, with the traceback that TRUN_DEBUG=1 shows.",
 }
 
