@@ -74,9 +74,7 @@ class Hand:
 
     def __init__(self, number: int, name: str, folder: Path) -> None:
         self.number = number
-        self.jobs, self.theirs = pair()
-        self.control, self.control_theirs = pair()
-        self.mark_fd, self._mark = make_mark()
+        self._open()
         self.log = folder / "logs" / current_log_name(name)
         self._spill = folder / "spill"
         self.reader: Reader = report_reader(self._spill)
@@ -104,6 +102,15 @@ class Hand:
         self.weighed_at = 0.0
         self.peak = 0
         self.base_rss = 0
+
+    def _open(self) -> None:
+        self.jobs, self.theirs = pair()
+        self.control, self.control_theirs = pair()
+        self.mark_fd, self._mark = make_mark()
+
+    def _ticket(self, order: Order) -> bytes:
+        """Return what is to be known of the order when we have gone; nothing: the worker goes with us."""
+        return b""
 
     @property
     def is_free(self) -> bool:
@@ -173,7 +180,7 @@ class Hand:
             data, sent.spilled = spill(data, self._spill)
         self._frames += 1
         sent.number = self._frames
-        data = number_frame(sent.number, data)
+        data = number_frame(sent.number, data, self._ticket(order))
         self.queue.append(sent)
         if self.unsent or not _send(self.jobs, data):
             self.unsent.append(data)

@@ -17,6 +17,8 @@ import mmap
 import os
 import re
 import socket
+import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,14 @@ from trun.messages import Emitted, Ended, Payload, ResourcesLowered
 
 #: A frame above this size (bytes) goes into a file, because a datagram has to fit into the socket's buffer whole.
 INLINE_BYTES = 64 * 1024
+#: Before each order: its number, then the length of its ticket, then the ticket (see ``Ticket``).
 NUMBER_BYTES = 8
+_LENGTH_BYTES = 2
+#: In the mark: the number that is begun, the last one that has ended, when it began, then length and ticket as in the
+#: frame.
+_DONE = slice(8, 16)
+_BEGAN = 16
+_TICKET = 24
 _TAIL_LINES, _TAIL_BYTES = 30, 8192
 
 
@@ -58,6 +67,17 @@ class Envelope(Frame, frozen=True):
     memory: int | None = None
     #: Forget all functions and contexts first.
     forget: bool = False
+
+
+class Ticket(Frame, frozen=True):
+    """What is written down of an attempt in the memory that a worker shares with those who watch it, so that it is
+    known also when whoever gave the order has gone.
+    """
+
+    uid: str
+    epoch: int
+    #: Seconds that it may run.
+    timeout: float | None = None
 
 
 class Tell(Frame, frozen=True):
@@ -107,6 +127,8 @@ _encoder = msgspec.msgpack.Encoder()
 _orders = msgspec.msgpack.Decoder(Envelope | Spilled)
 _texts = msgspec.msgpack.Decoder(Tell | Interrupt | Spilled)
 _reports = msgspec.msgpack.Decoder(Report | Spilled)
+_tickets = msgspec.msgpack.Decoder(Ticket)
+_moment = struct.Struct("<d")
 
 encode = _encoder.encode
 
@@ -131,11 +153,8 @@ def spill(data: bytes, folder: Path) -> tuple[bytes, str]:
 class Reader:
     """Receives frames into one buffer that is used again and again; spilled ones from ``folder`` alone."""
 
-    def __init__(
-        self, decoder: msgspec.msgpack.Decoder[Any], folder: Path, *, skip: int = 0, mark: mmap.mmap | None = None
-    ) -> None:
+    def __init__(self, decoder: msgspec.msgpack.Decoder[Any], folder: Path, *, mark: mmap.mmap | None = None) -> None:
         self._folder = folder
-        self._skip = skip
         self._mark = mark
         self._buffer = bytearray(2 * INLINE_BYTES)
         self._view = memoryview(self._buffer)
@@ -148,20 +167,43 @@ class Reader:
         size = connection.recv_into(self._buffer, 0, flags)
         if not size:
             return None
-        if self._mark is not None:
-            self._mark[: self._skip] = self._buffer[: self._skip]
-        frame = self._decoder.decode(self._view[self._skip : size])
+        return self.decode(self._view[self._skip(size) : size], keep=bool(flags & socket.MSG_PEEK))
+
+    def _skip(self, size: int) -> int:
+        return 0
+
+    def decode(self, data: memoryview | bytes, *, keep: bool = False) -> Any:
+        """Return a frame; the file of a spilled one is removed unless it is to be kept."""
+        frame = self._decoder.decode(data)
         if type(frame) is Spilled:
             path = self._folder / Path(frame.path).name
-            data = path.read_bytes()
-            path.unlink(missing_ok=True)
-            return self._decoder.decode(data)
+            found = path.read_bytes()
+            if not keep:
+                path.unlink(missing_ok=True)
+            return self._decoder.decode(found)
         return frame
 
 
-def number_frame(number: int, data: bytes) -> bytes:
+class OrderReader(Reader):
+    """Receives orders; notes the number of each (and its ticket) in the mark before anything else is done with it."""
+
+    def _skip(self, size: int) -> int:
+        buffer, mark = self._buffer, self._mark
+        length = buffer[NUMBER_BYTES] | buffer[NUMBER_BYTES + 1] << 8
+        end = NUMBER_BYTES + _LENGTH_BYTES + length
+        if mark is not None:
+            if length:
+                mark[_TICKET : _TICKET + _LENGTH_BYTES + length] = buffer[NUMBER_BYTES:end]
+                _moment.pack_into(mark, _BEGAN, time.monotonic())
+            mark[:NUMBER_BYTES] = buffer[:NUMBER_BYTES]
+        return end
+
+
+def number_frame(number: int, data: bytes, ticket: bytes = b"") -> bytes:
     """Return the frame of an order under its number, so that it is known when it is taken back."""
-    return number.to_bytes(NUMBER_BYTES, "little") + data
+    return b"".join(
+        (number.to_bytes(NUMBER_BYTES, "little"), len(ticket).to_bytes(_LENGTH_BYTES, "little"), ticket, data)
+    )
 
 
 def frame_number(data: bytes) -> int:
@@ -169,9 +211,39 @@ def frame_number(data: bytes) -> int:
     return int.from_bytes(data[:NUMBER_BYTES], "little")
 
 
+# -- the mark ---------------------------------------------------------------------------------------------------------
+
+
+def note_done(mark: mmap.mmap) -> None:
+    """Note that the order which was begun last has ended, and its report is sent."""
+    mark[_DONE] = mark[:NUMBER_BYTES]
+
+
+def begun_and_done(mark: mmap.mmap) -> tuple[int, int]:
+    """Return the numbers of the order that was begun last and of the one that ended last."""
+    return int.from_bytes(mark[:NUMBER_BYTES], "little"), int.from_bytes(mark[_DONE], "little")
+
+
+def begun_at(mark: mmap.mmap) -> float:
+    """Return the monotonic time at which the order that was begun last was received."""
+    return float(_moment.unpack_from(mark, _BEGAN)[0])
+
+
+def ticket_in(data: bytes | mmap.mmap, start: int = NUMBER_BYTES) -> Ticket | None:
+    """Return the ticket in the beginning of a frame; None where it has none."""
+    length = int.from_bytes(data[start : start + _LENGTH_BYTES], "little")
+    first = start + _LENGTH_BYTES
+    return _tickets.decode(data[first : first + length]) if length else None
+
+
+def marked_ticket(mark: mmap.mmap) -> Ticket | None:
+    """Return the ticket of the order that was begun last."""
+    return ticket_in(mark, _TICKET)
+
+
 def order_reader(folder: Path, mark: mmap.mmap | None = None) -> Reader:
-    """Return the reader of orders; it notes the number of each in ``mark`` before anything else is done with it."""
-    return Reader(_orders, folder, skip=NUMBER_BYTES, mark=mark)
+    """Return the reader of orders."""
+    return OrderReader(_orders, folder, mark=mark)
 
 
 def make_mark() -> tuple[int, mmap.mmap]:

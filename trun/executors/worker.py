@@ -38,6 +38,7 @@ from trun.executors.protocol import (
     current_log_name,
     encode,
     log_name,
+    note_done,
     order_reader,
     spill,
     tail_of,
@@ -89,6 +90,7 @@ class Worker:
         self._control = control
         self._spill = Path(place.folder) / "spill"
         self._orders = order_reader(self._spill, mark)
+        self._mark = mark
         self._texts = text_reader(self._spill)
         self._told: deque[Tell] = deque()
         self._logs = Path(place.folder) / "logs"
@@ -127,6 +129,7 @@ class Worker:
         if leaving:
             self._write(encode(Leaving(reason=leaving)))
         self._write(encode(ended))
+        note_done(self._mark)
         self._busy = False
         return not leaving
 
