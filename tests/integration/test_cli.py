@@ -221,7 +221,7 @@ def test_why_marks_what_blocks_and_what_is_missing(standing: Scene) -> None:
     code, out, err = standing.call("why", "waits#6")
 
     assert (code, err) == (0, "")
-    assert "✗ gate#1" in out
+    assert "○ gate#1" in out
     assert "✓ reduce#2" in out
     blocking = [text for text in out.splitlines() if "◀" in text]
     assert len(blocking) == 1

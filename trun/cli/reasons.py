@@ -15,7 +15,7 @@ from typing import Any
 from trun.cli.arguments import Parser, print_json
 from trun.cli.listing import fit, place_facts
 from trun.cli.places import Found, Search, Source, chosen_places
-from trun.cli.text import Paint, duration, line, look, plain
+from trun.cli.text import Paint, duration, folded, line, look, plain
 
 #: Lines of a failed job's output that stand under its error.
 TAIL = 5
@@ -68,13 +68,21 @@ def _lines(answer: dict[str, Any], cause: dict[str, Any] | None, found: Found, p
     lines = [f"{paint(line(job['id']), 'bold')}  {state}  {duration(spent)}{where}"]
     if cause is not None:
         lines += _cause_lines(cause, job, paint)
-    text = plain(answer["text"]).rstrip()
-    lines += [paint.marks(each) for each in text.splitlines()]
+    told = _told(cause, job)
+    text = [each for each in plain(answer["text"]).rstrip().splitlines() if not (told and each.startswith(told))]
+    lines += [paint.marks(each) for long in text for each in folded(long, paint.columns)]
     if len(lines) == 1:
         lines.append(line(job["reason"]) or _silent(job["state"]))
     if not place.live and not job["final"]:
         lines.append(f"nobody runs it now: trun resume {place.run}")
     return lines
+
+
+def _told(cause: dict[str, Any] | None, job: dict[str, Any]) -> tuple[str, ...]:
+    """Return how the lines begin that say what stands above already, with the cause."""
+    if cause is None or not cause["error"]:
+        return ()
+    return ("failed: ",) if cause["uid"] == job["uid"] else ("root cause: ",)
 
 
 def _cause_lines(cause: dict[str, Any], job: dict[str, Any], paint: Paint) -> list[str]:

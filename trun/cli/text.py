@@ -31,7 +31,10 @@ LOOKS = {
     "skipped": ("↷", "grey"),
 }
 #: Marks of an explanation and of ``doctor``, coloured where they stand.
-MARKS = {"✓": "green", "✗": "red", "⊘": "magenta", "◀": "yellow"}
+MARKS = {"✓": "green", "○": "yellow", "✗": "red", "⊘": "magenta", "◀": "yellow"}
+
+#: Columns that must be left beside the branches of a tree for folding to make sense.
+LEAST_FOLDED = 16
 
 _CODES = {"red": 31, "green": 32, "yellow": 33, "blue": 34, "magenta": 35, "cyan": 36, "grey": 90, "bold": 1}
 #: Terminal sequences as wholes (CSI, OSC and other strings, two-character escapes), so that no rest of them stays.
@@ -80,6 +83,33 @@ def cut(text: str, columns: int) -> str:
             break
         kept.append(character)
     return "".join(kept).rstrip() + "…"
+
+
+#: What the lines of a tree begin with, and what stands below each where a line goes on.
+_BRANCHES = str.maketrans("├└", "│ ")
+_MARKS = re.compile(r"[│├└ ]*(?:[✓○✗⊘·] )?")
+
+
+def folded(text: str, columns: int | None) -> list[str]:
+    """Return a line of an explanation as lines that fit; what goes on stands below its text, and branches go on."""
+    if columns is None or width(text) <= columns:
+        return [text]
+    head = _MARKS.match(text)
+    assert head is not None
+    below = head[0].translate(_BRANCHES)
+    below = re.sub("[^│ ]", " ", below) + ("" if head[0] else "  ")
+    if columns - width(below) < LEAST_FOLDED:
+        return [text]
+    lines: list[str] = []
+    first, *rest = text[head.end() :].replace("  ◀ ", "  ◀\u00a0").split(" ")
+    now = head[0] + first
+    for word in rest:
+        if width(f"{now} {word}") > columns:
+            lines.append(now.rstrip())
+            now = below + word
+        else:
+            now += f" {word}"
+    return [each.replace("\u00a0", " ") for each in (*lines, now)]
 
 
 def duration(seconds: float | None) -> str:

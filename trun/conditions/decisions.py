@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from trun.conditions.algebra import Condition, Gate, Leaf, Never, Not, Settled, combine, postorder
+from trun.conditions.timing import TimeLeaf
 from trun.conditions.value import CANCELLED, HOLDS, NEVER, TRUE, WAIT, Value
 
 
@@ -205,7 +206,7 @@ def drop(owner: Hashable, root: Condition, values: Mapping[int, Value], why: Cal
     parts = []
     for key, leaf in list(atoms.items())[:3]:
         text = why(key)
-        parts.append(f"{label(leaf)} {ends(leaf, values[id(leaf)])}" + (f" ({text})" if text else ""))
+        parts.append(ends(leaf, values[id(leaf)]) + (f" ({text})" if text else ""))
     if len(atoms) > 3:
         parts.append(f"and {len(atoms) - 3} more")
     return Drop(owner, Reason(value, atoms=tuple(atoms), subjects=tuple(subjects), text=", ".join(parts)))
@@ -213,11 +214,15 @@ def drop(owner: Hashable, root: Condition, values: Mapping[int, Value], why: Cal
 
 def ends(leaf: Leaf, value: Value) -> str:
     """Return in words how a leaf stands."""
+    if value is NEVER and isinstance(leaf, TimeLeaf):
+        return leaf.passed()
     if value is TRUE:
-        return "is true"
-    if value is CANCELLED:
-        return "was cancelled"
-    return "can never be" if value is NEVER else "is not true yet" if value < HOLDS else "holds"
+        stands = "is true"
+    elif value is CANCELLED:
+        stands = "was cancelled"
+    else:
+        stands = "can never be" if value is NEVER else "is not true yet" if value < HOLDS else "holds"
+    return f"{label(leaf)} {stands}"
 
 
 def label(leaf: Leaf) -> str:

@@ -1,6 +1,6 @@
 """Why a condition holds, waits, or never will: one answer in every form.
 
-``str`` is the tree with marks (✓ true, ✗ not yet, ⊘ never), what blocks, and what would be enough; ``to_dict`` the same
+``str`` is the tree with marks (✓ true, ○ not yet, ⊘ never), what blocks, and what would be enough; ``to_dict`` the same
 as plain data, from which ``from_dict`` makes an explanation with the same text elsewhere. The values are those that
 decided, read once, so the tree adds up with the verdict. Others may add lines (``extra``): resources, the queue.
 
@@ -18,8 +18,8 @@ from trun.conditions.algebra import And, Condition, Leaf, faces
 from trun.conditions.atoms import JobAtom
 from trun.conditions.causes import Causes, Part, leaves
 from trun.conditions.phrases import duration, name_and_detail, past, phrase
-from trun.conditions.timing import At
-from trun.conditions.tree import MARKS, Row, draw, rows_of
+from trun.conditions.timing import At, Before
+from trun.conditions.tree import MARKS, NO_CONDITION, Row, draw, rows_of
 from trun.conditions.value import HOLDS, NEVER, WAIT, Value
 from trun.conditions.writing import leaf_text, shared_names
 
@@ -41,11 +41,18 @@ class Explanation:
     """
 
     def __init__(
-        self, causes: Causes | None = None, *, describe: Describe | None = None, now: float | None = None
+        self,
+        causes: Causes | None = None,
+        *,
+        describe: Describe | None = None,
+        now: float | None = None,
+        over: bool = False,
     ) -> None:
         self._causes = causes if causes is not None else Causes(And(), lambda leaf: leaf.latch)
         self._describe = describe
         self._now = now
+        #: Nobody waits for the condition any more: nothing blocks, and nothing would be enough.
+        self._over = over
         self._data: Mapping[str, Any] | None = None
         self._shared: set[str] | None = None
         self._rows: list[Row] | None = None
@@ -62,7 +69,10 @@ class Explanation:
         """The atoms that matter now; display texts where the explanation came from another process."""
         if self._data is not None:
             return tuple(_texts(self._data, "blocking"))
-        return leaves(self._causes.blocking())
+        return leaves(self._blocking())
+
+    def _blocking(self) -> tuple[Part, ...]:
+        return () if self._over and self.value is WAIT else self._causes.blocking()
 
     @property
     def witness(self) -> tuple[Any, ...]:
@@ -76,7 +86,7 @@ class Explanation:
         """Minimal sets of atoms that would be enough, smallest first; a fresh iterator each time."""
         if self._data is not None:
             return iter([frozenset(map(str, one)) for one in _list(self._data, "missing") if isinstance(one, list)])
-        return (frozenset(leaves(parts)) for parts in self._causes.missing())
+        return (frozenset(leaves(parts)) for parts in ([] if self._over else self._causes.missing()))
 
     @property
     def summary(self) -> str:
@@ -84,7 +94,7 @@ class Explanation:
         if self._data is not None:
             return str(self._data.get("summary", ""))
         if self.value is WAIT:
-            return self._starts_when()
+            return self._was_open() if self._over else self._starts_when()
         parts = self._causes.decisive()
         if not parts:
             return "" if self.value >= HOLDS else "it can never hold: it asks for more than there is"
@@ -92,8 +102,18 @@ class Explanation:
             [past(part.leaf, part.goal, *self._name(part.leaf)) for part in parts[: PARTS_IN_TEXT + 1]], parts
         )
         if self.value >= HOLDS:
-            return f"holds: {said}"
-        return f"{'can never hold' if self.value is NEVER else 'cancelled'}: {said}"
+            return f"its condition held: {said}" if self._over else f"holds: {said}"
+        return f"{'can never hold' if self.value is NEVER or self._over else 'cancelled'}: {said}"
+
+    def _was_open(self) -> str:
+        """Say what was undecided when somebody ended the waiting."""
+        parts = self._causes.blocking()
+        said = [self._leaf_name(part.leaf) for part in parts[: PARTS_IN_TEXT + 1]]
+        return f"its condition was still open: {_several(said, parts)}"
+
+    def _leaf_name(self, leaf: Leaf) -> str:
+        name, shared = self._name(leaf)
+        return leaf_text(leaf, shared, name)
 
     def _starts_when(self) -> str:
         ways = self._first_ways()[: SETS_IN_TEXT + 1]
@@ -106,7 +126,7 @@ class Explanation:
 
     def _first_ways(self) -> list[tuple[Part, ...]]:
         if self._ways is None:
-            self._ways = list(itertools.islice(self._causes.missing(), SETS_IN_DATA))
+            self._ways = [] if self._over else list(itertools.islice(self._causes.missing(), SETS_IN_DATA))
         return self._ways
 
     def _phrases(self, parts: tuple[Part, ...]) -> list[str]:
@@ -126,7 +146,8 @@ class Explanation:
     def _leaf_text(self, leaf: Leaf) -> str:
         """Return the text of a leaf in the tree, with what the caller knows of it."""
         if self._now is not None and isinstance(leaf, At) and leaf.instant > self._now:
-            return f"{leaf_text(leaf)} [in {duration(leaf.instant - self._now)}]"
+            left = duration(leaf.instant - self._now)
+            return f"{leaf_text(leaf)} [{f'{left} left' if isinstance(leaf, Before) else f'in {left}'}]"
         if self._describe is None:
             return leaf_text(leaf, self._names_in_use())
         described = self._describe(leaf)
@@ -143,12 +164,14 @@ class Explanation:
             if self._data is not None:
                 self._rows = [Row.from_dict(row) for row in _list(self._data, "tree") if isinstance(row, Mapping)]
             else:
-                self._rows = rows_of(self._causes, self._causes.blocking(), self._leaf_text)
+                self._rows = rows_of(self._causes, self._blocking(), self._leaf_text)
         return self._rows
 
     def lines(self) -> list[str]:
         """Return the text, line by line."""
-        found = draw(self.rows())
+        rows = self.rows()
+        # Without a condition there is nothing to tick off where others say what became of the job.
+        found = [] if self.extra and len(rows) == 1 and rows[0].text == NO_CONDITION else draw(rows)
         summary = self.summary
         return [*found, *([summary] if summary else []), *self.extra]
 
@@ -240,6 +263,7 @@ def explain_tree(
     now: float | None = None,
     *,
     gates: Callable[[Condition], Value | None] | None = None,
+    over: bool = False,
 ) -> Explanation:
     """Explain a condition by the values of whoever decides about it.
 
@@ -256,8 +280,10 @@ def explain_tree(
         The time, to say how far off instants are.
     gates
         Value of ``held`` and ``since`` gates, which depend on more than the values below them; None: as for latches.
+    over
+        Nobody waits for it any more: an undecided condition blocks nothing and is said to have been open.
     """
-    return Explanation(Causes(condition, lookup, gates), describe=describe, now=now)
+    return Explanation(Causes(condition, lookup, gates), describe=describe, now=now, over=over)
 
 
 faces["explain"] = explain

@@ -11,8 +11,9 @@ from collections.abc import Container
 from trun.conditions.algebra import Leaf
 from trun.conditions.atoms import JobAtom, Level, WorldAtom
 from trun.conditions.causes import Goal
-from trun.conditions.timing import After, At, Before, Cron, Deadline
-from trun.conditions.writing import instant_text, leaf_text, number_text, span_text, subject_text
+from trun.conditions.timing import After, At, Before, Cron, Deadline, TimeLeaf, instant_words, span_words
+from trun.conditions.value import NEVER
+from trun.conditions.writing import leaf_text, number_text, subject_text
 
 #: What a job will do, and what it has done or has not.
 _VERBS: dict[str, tuple[str, str, str]] = {
@@ -53,6 +54,10 @@ def phrase(leaf: Leaf, goal: Goal, name: str = "", shared: Container[str] = ()) 
     text = leaf_text(leaf, shared, name)
     if goal is Goal.READY:
         return _comes_true(leaf, text)
+    if isinstance(leaf, Deadline) and goal in (Goal.DEAD, Goal.LAPSED):
+        return f"{span_words(leaf.span_s)} have passed"
+    if isinstance(leaf, Before) and goal in (Goal.DEAD, Goal.LAPSED):
+        return f"it is {instant_words(leaf.instant)}"
     return {
         Goal.DEAD: f"{text} turns out not to happen",
         Goal.DECIDED: f"{text} is decided",
@@ -98,12 +103,14 @@ def _comes_true(leaf: Leaf, text: str) -> str:
             "url": f"{target} answers",
             "free": f"{number_text(leaf.amount)} of {leaf.target} are free",
         }[leaf.what]
-    if isinstance(leaf, Before | Deadline):
-        return text
+    if isinstance(leaf, Deadline):
+        return f"no more than {span_words(leaf.span_s)} have passed"
     if isinstance(leaf, After):
-        return f"{span_text(leaf.span_s)} have passed"
+        return f"{span_words(leaf.span_s)} have passed"
+    if isinstance(leaf, Before):
+        return f"it is before {instant_words(leaf.instant)}"
     if isinstance(leaf, At):
-        return f"it is {instant_text(leaf.instant)}"
+        return f"it is {instant_words(leaf.instant)}"
     if isinstance(leaf, Cron):
         return f"the next time of {leaf.expression!r} has come"
     return f"{text} becomes true"
@@ -116,8 +123,10 @@ def past(leaf: Leaf, goal: Goal, name: str = "", shared: Container[str] = ()) ->
         _, did, did_not = _verbs(leaf)
         return f"{name} {did if goal is Goal.READY else did_not if goal is Goal.DEAD else 'is not decided'}"
     text = leaf_text(leaf, shared, name)
-    if goal is Goal.DEAD and isinstance(leaf, Before | Deadline):
-        return f"the time allowed by {text} is over"
+    if isinstance(leaf, TimeLeaf) and goal is (Goal.DEAD if leaf.late is NEVER else Goal.READY):
+        return leaf.passed()
+    if isinstance(leaf, Before | Deadline) and goal is Goal.READY:
+        return _comes_true(leaf, text)
     return f"{text} " + (
         "is true" if goal is Goal.READY else "can no longer be true" if goal is Goal.DEAD else "is open"
     )

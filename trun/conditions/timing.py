@@ -58,6 +58,27 @@ def _parse_span(text: str, what: str) -> float:
     raise BadOption(f'{what} {text!r} is no time span; write "90s", "10m", "1h30m" or "2d".')
 
 
+def span_words(span_s: float) -> str:
+    """Return a time span for people, as exactly as it was given: ``0.2 s``, ``10 min``, ``1 h 30 min``, ``2 d``."""
+    if span_s < 60:
+        return f"{span_s:g} s"
+    parts, rest = [], round(span_s, 3)
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, rest = (divmod(rest, size)) if size > 1 else (rest, 0.0)
+        if count:
+            parts.append(f"{count:.10g} {unit}")
+    return " ".join(parts)
+
+
+def instant_words(instant: float) -> str:
+    """Return an instant for people, in local time: ``2026-11-22 02:00 CET``."""
+    try:
+        moment = datetime.fromtimestamp(instant).astimezone()
+    except (ValueError, OverflowError, OSError):
+        return f"{instant:g} s after 1970"
+    return moment.strftime("%Y-%m-%d %H:%M:%S %Z" if moment.second else "%Y-%m-%d %H:%M %Z")
+
+
 class TimeLeaf(Leaf):
     """A leaf that time decides. ``deadline(origin)`` is the instant at which ``before`` turns into ``after``."""
 
@@ -72,6 +93,10 @@ class TimeLeaf(Leaf):
 
     def words(self) -> tuple[str, ...]:
         """Return what makes it what it is, for its key."""
+        raise NotImplementedError
+
+    def passed(self) -> str:
+        """Say in words that the deadline lies behind."""
         raise NotImplementedError
 
     @property
@@ -97,6 +122,10 @@ class After(TimeLeaf):
         """Return kind and span."""
         return "after", repr(self.span_s)
 
+    def passed(self) -> str:
+        """Say that the time has passed."""
+        return f"{span_words(self.span_s)} have passed"
+
 
 class Deadline(After):
     """Holds for so many seconds after registration, then never again."""
@@ -108,6 +137,10 @@ class Deadline(After):
     def words(self) -> tuple[str, ...]:
         """Return kind and span."""
         return "deadline", repr(self.span_s)
+
+    def passed(self) -> str:
+        """Say that there is no time left."""
+        return f"the deadline of {span_words(self.span_s)} has passed"
 
 
 class At(TimeLeaf):
@@ -127,6 +160,10 @@ class At(TimeLeaf):
         """Return kind and instant."""
         return "at", repr(self.instant)
 
+    def passed(self) -> str:
+        """Say that the instant has come."""
+        return f"it is {instant_words(self.instant)} or later"
+
 
 class Before(At):
     """Holds until an instant, then never again."""
@@ -138,6 +175,10 @@ class Before(At):
     def words(self) -> tuple[str, ...]:
         """Return kind and instant."""
         return "before", repr(self.instant)
+
+    def passed(self) -> str:
+        """Say that it is too late."""
+        return f"the deadline of {instant_words(self.instant)} has passed"
 
 
 class Cron(TimeLeaf):
@@ -158,6 +199,10 @@ class Cron(TimeLeaf):
     def words(self) -> tuple[str, ...]:
         """Return kind, expression and time zone."""
         return "cron", self.expression, self.tz or ""
+
+    def passed(self) -> str:
+        """Say that the instant has come."""
+        return f"a time named by {self.expression!r} has come"
 
 
 def next_cron(expression: str, origin: float, tz: str | None) -> float:

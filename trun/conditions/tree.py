@@ -19,7 +19,10 @@ from trun.conditions.timing import Held, Since
 from trun.conditions.value import HOLDS, NEVER, TRUE, WAIT, Value
 from trun.conditions.writing import span_text
 
-MARKS = {Value.CANCELLED: "⊘", NEVER: "⊘", WAIT: "✗", HOLDS: "✓", TRUE: "✓"}
+#: "Not yet" has a mark of its own: ✗ is the look of a job that failed, and what waits has not.
+MARKS = {Value.CANCELLED: "⊘", NEVER: "⊘", WAIT: "○", HOLDS: "✓", TRUE: "✓"}
+#: What stands for the condition that asks for nothing.
+NO_CONDITION = "no condition"
 #: Most rows in all, and below one gate.
 MAX_ROWS = 2_000
 MAX_CHILDREN = 200
@@ -95,7 +98,7 @@ def rows_of(causes: Causes, blocking: Sequence[Part], leaf_text: Callable[[Leaf]
                 text=node_text(node, leaf_text),
                 key=node.key,
                 blocking=not of and _blocks(node, causes, blocked),
-                counts=(marks.count("✓"), marks.count("✗"), marks.count("⊘")),
+                counts=(marks.count(MARKS[TRUE]), marks.count(MARKS[WAIT]), marks.count(MARKS[NEVER])),
                 left_out=len(of) - len(shown),
             )
         )
@@ -141,7 +144,7 @@ def node_text(node: Condition, leaf_text: Callable[[Leaf], str]) -> str:
     if isinstance(node, Gate):
         count = len(node.of)
         if not count:
-            return "no condition" if node.need == 0 else "any() of nothing"
+            return NO_CONDITION if node.need == 0 else "any() of nothing"
         if isinstance(node, AtLeast):
             return f"at least {node.need} of {count}"
         return f"{'all' if isinstance(node, And) else 'one'} of {count}"

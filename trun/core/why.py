@@ -12,6 +12,8 @@ from collections.abc import Callable
 from trun.conditions.algebra import And, Condition, Leaf, Never, Not
 from trun.conditions.atoms import JobAtom
 from trun.conditions.explain import Explanation, explain_tree
+from trun.conditions.phrases import duration
+from trun.conditions.timing import TimeLeaf
 from trun.conditions.value import NEVER, TRUE, WAIT, Value
 from trun.core.book import Book
 from trun.core.flow import Flow
@@ -27,19 +29,26 @@ HOLDERS = 5
 def explain(flow: Flow, record: JobRecord, now: float) -> Explanation:
     """Return the explanation of one job."""
     uid = record.spec.uid
-    describe = _describer(flow)
+    describe = _describer(flow, record, now)
     found: Explanation
     if uid in flow.resolver and not record.life.winner:
         found = flow.resolver.explain(uid, now=now, describe=describe)
     else:
         condition = condition_of(record.spec)
-        found = explain_tree(And() if condition is None else condition, _decided(flow, record), describe=describe)
+        condition = And() if condition is None else condition
+        found = explain_tree(condition, _decided(flow, record, now), describe=describe, over=True)
+    if found.value <= NEVER and record.life.fired:
+        found.extra.append("it runs all the same (on_never='run', or it was released)")
     found.extra.extend(lines(flow, record, now))
     return found
 
 
-def _describer(flow: Flow) -> Callable[[Leaf], str]:
+def _describer(flow: Flow, owner: JobRecord, now: float) -> Callable[[Leaf], str]:
+    waits = owner.spec.uid in flow.resolver
+
     def describe(leaf: Leaf) -> str:
+        if isinstance(leaf, TimeLeaf) and waits:
+            return f"{leaf} [{_time_left(leaf, leaf.deadline(owner.life.origin) - now)}]"
         if not isinstance(leaf, JobAtom):
             return str(leaf)
         record = flow.book.records.get(leaf.subject)
@@ -51,14 +60,26 @@ def _describer(flow: Flow) -> Callable[[Leaf], str]:
     return describe
 
 
-def _decided(flow: Flow, record: JobRecord) -> Callable[[Leaf], Value]:
-    """Return what atoms were worth when the condition was decided, as far as its witness tells."""
+def _time_left(leaf: TimeLeaf, left: float) -> str:
+    if leaf.late <= NEVER:
+        return f"{duration(left)} left" if left > 0 else "too late"
+    return f"in {duration(left)}" if left > 0 else "has come"
+
+
+def _decided(flow: Flow, record: JobRecord, now: float) -> Callable[[Leaf], Value]:
+    """Return what atoms were worth when the condition was decided, as far as its witness and the time tell."""
+    life = record.life
+    when = life.started or life.ended or life.changed or now
     witness = frozenset(record.life.witness)
     condition = condition_of(record.spec) if witness else None
     then = _senses(condition) if condition is not None else {}
 
     def value(leaf: Leaf) -> Value:
-        return then.get(leaf.key, TRUE) if leaf.key in witness else flow.known.value(leaf)
+        if leaf.key in witness:
+            return then.get(leaf.key, TRUE)
+        if isinstance(leaf, TimeLeaf):
+            return leaf.late if leaf.deadline(life.origin) <= when else leaf.early
+        return flow.known.value(leaf)
 
     return value
 
@@ -97,9 +118,9 @@ def lines(flow: Flow, record: JobRecord, now: float) -> list[str]:
             count = len(flow.waits.doubtful[record.spec.uid].unseen)
             found.append(f"its condition seems to hold, but nobody has looked at {count} of its atoms yet")
         case JobState.WAITING:
-            found.append(f"waiting for its condition since {span(now - life.changed)}")
+            found.append(f"has waited {span(now - life.changed)} for its condition")
         case JobState.HELD:
-            found.append(f"held: {life.reason or 'somebody holds it'} (trun release {record.id} lets it go on)")
+            found.append(_held_line(record))
         case JobState.QUEUED:
             found.append(_queue_line(flow, record))
         case JobState.RUNNING:
@@ -114,6 +135,13 @@ def lines(flow: Flow, record: JobRecord, now: float) -> list[str]:
     if root is not None and root is not record:
         found.append(f"root cause: {root.id} {outcome_words(root)}")
     return found
+
+
+def _held_line(record: JobRecord) -> str:
+    life = record.life
+    if life.kind == "never":
+        return f"held: {life.reason} (trun release {record.id} runs it all the same)"
+    return f"{life.reason or 'held'} (trun release {record.id} lets it go on)"
 
 
 def _running_line(flow: Flow, record: JobRecord, now: float) -> str:
@@ -148,7 +176,7 @@ def reason(flow: Flow, record: JobRecord, now: float) -> str:
     if life.state in (JobState.RUNNING, JobState.COMPLETED):
         return ""
     if life.state is JobState.WAITING and not life.until and not life.winner and record.spec.uid in flow.resolver:
-        describe = _describer(flow)
+        describe = _describer(flow, record, now)
         names = [describe(leaf) for leaf in flow.resolver.explain(record.spec.uid, now=now).blocking[:4]]
         more = " and more" if len(names) > 3 else ""
         return f"needs {', '.join(names[:3])}{more}" if names else "needs its condition"

@@ -115,3 +115,16 @@ def test_columns_come_from_the_variable_else_from_the_terminal(monkeypatch: pyte
     assert text.Paint(io.StringIO()).columns == 40
     monkeypatch.delenv("COLUMNS")
     assert text.Paint(io.StringIO()).columns is None
+
+
+def test_a_long_line_of_a_tree_goes_on_below_its_text() -> None:
+    assert text.folded("│  └ ⊘ b#2.iscompleted [failed: ValueError: no such curve]  ◀ blocking", 44) == [
+        "│  └ ⊘ b#2.iscompleted [failed: ValueError:",
+        "│      no such curve]  ◀ blocking",
+    ]
+    assert text.folded("starts when a completes and b completes", 20) == [
+        "starts when a",
+        "  completes and b",
+        "  completes",
+    ]
+    assert text.folded("├ ○ one of 2", None) == ["├ ○ one of 2"]

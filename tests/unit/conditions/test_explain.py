@@ -42,7 +42,7 @@ from trun.conditions import (
 )
 from trun.conditions.algebra import Leaf, evaluate
 from trun.conditions.explain import explain_tree
-from trun.conditions.timing import Held
+from trun.conditions.timing import Deadline, Held
 from trun.conditions.tree import Row
 from trun.messages import Completed, Failed
 
@@ -218,10 +218,10 @@ def describe(leaf: Leaf) -> str:
 
 def test_the_text_is_the_tree_with_marks_and_what_would_be_enough() -> None:
     assert str((model & (fetch | cache)).explain()) == (
-        "✗ all of 2\n"
+        "○ all of 2\n"
         "├ ✓ model.iscompleted\n"
-        "└ ✗ one of 2\n"
-        "   ├ ✗ fetch.iscompleted  ◀ blocking\n"
+        "└ ○ one of 2\n"
+        "   ├ ○ fetch.iscompleted  ◀ blocking\n"
         "   └ ⊘ cache.iscompleted\n"
         "starts when fetch completes"
     )
@@ -232,10 +232,10 @@ def test_the_caller_may_know_better_names_and_present_states() -> None:
     explanation.extra.append("2 workers are free")
 
     assert str(explanation) == (
-        "✗ all of 2\n"
+        "○ all of 2\n"
         "├ ✓ model#4.iscompleted [completed]\n"
-        "└ ✗ one of 2\n"
-        "   ├ ✗ fetch#3.iscompleted [running, 41 %]  ◀ blocking\n"
+        "└ ○ one of 2\n"
+        "   ├ ○ fetch#3.iscompleted [running, 41 %]  ◀ blocking\n"
         "   └ ⊘ cache#5.iscompleted\n"
         "starts when fetch#3 completes\n"
         "2 workers are free"
@@ -266,7 +266,7 @@ def test_every_verdict_has_its_sentence() -> None:
         (Level("x"), "x holds"),
         (exists("a.dat"), '"a.dat" exists'),
         (free("gpu", 2), "2 of gpu are free"),
-        (after("10m"), '"10m" have passed'),
+        (after("10m"), "10 min have passed"),
         (never(fetch), "it is certain that fetch never completes"),
         (settled(fetch), "it is certain whether fetch completes"),
         (never(Atom("x")), "x turns out not to happen"),
@@ -313,7 +313,7 @@ def test_wide_gates_are_folded_in_text_and_counted() -> None:
     lines = str(explanation).splitlines()
     plain = explanation.to_dict()
 
-    assert lines[0] == "✗ all of 1001: 900 true, 101 not yet"
+    assert lines[0] == "○ all of 1001: 900 true, 101 not yet"
     assert lines[-2] == "└ ... and 996 more"
     assert lines[-1] == "starts when j900 completes, j901 completes, j902 completes and 98 more"
     assert len(lines) == 8
@@ -352,7 +352,16 @@ def test_html_shows_texts_as_they_are() -> None:
 
     assert "<script>" not in html
     assert "&lt;script&gt;alert(" in html
-    assert html.startswith('<pre class="trun-explanation"><span class="trun-wait">✗ all of 2</span>')
+    assert html.startswith('<pre class="trun-explanation"><span class="trun-wait">○ all of 2</span>')
+
+
+def test_deadlines_are_said_in_plain_words() -> None:
+    open_ = (fetch.within("90m")).explain()
+    late = explain_tree(fetch.within("90m"), lambda leaf: leaf.late if isinstance(leaf, Deadline) else leaf.latch)
+
+    assert open_.summary == "starts when fetch completes"
+    assert late.summary == "can never hold: the deadline of 1 h 30 min has passed"
+    assert "the deadline of 2" in explain_tree(before(1e9), lambda leaf: Value.NEVER).summary
 
 
 @pytest.mark.parametrize(

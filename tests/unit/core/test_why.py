@@ -170,3 +170,52 @@ def test_the_graph_is_plain_data_and_may_be_cut_to_what_one_job_waits_for() -> N
     assert [job["id"] for job in whole["jobs"]] == ["a#1", "b#2", "c#3"]
     assert [job["id"] for job in part["jobs"]] == ["a#1", "b#2"]
     assert part["jobs"][1]["condition"]["uid"] == "a"
+
+
+def test_an_end_without_a_condition_has_no_tick_beside_it() -> None:
+    service = Service()
+    service.job("a")
+    service.run()
+    service.fail("a", message="no data")
+
+    assert why(service, "a") == "failed: ValueError: no data"
+
+
+def test_a_job_that_was_cancelled_while_it_waited_promises_no_start() -> None:
+    service = Service()
+    service.submit(spec("a"), spec("b", IsCompleted("a")))
+    service.send(Cancel(uids=("b",), reason="enough"))
+    explanation = service.machine.explain("b", service.now)
+
+    assert explanation.blocking == ()
+    assert list(explanation.missing) == []
+    assert str(explanation).splitlines()[1:] == [
+        "its condition was still open: a#1.iscompleted",
+        "was cancelled: enough",
+    ]
+
+
+def test_a_deadline_is_counted_down_and_then_said_to_have_passed() -> None:
+    service = Service()
+    service.submit(spec("a"), spec("b", IsCompleted("a").within("10m"), on_never="hold"))
+    service.now += 240
+    assert '✓ within("10m") [6 min left]' in why(service, "b")
+    service.wait(400)
+
+    assert service.state("b") == "held"
+    assert reason(service, "b") == "held: the deadline of 10 min has passed (trun release b#2 runs it all the same)"
+    assert why(service, "b").splitlines()[:4] == [
+        "⊘ all of 2",
+        "├ ○ a#1.iscompleted [is queued]",
+        '└ ⊘ within("10m")  ◀ blocking',
+        "can never hold: the deadline of 10 min has passed",
+    ]
+
+
+def test_a_job_that_runs_although_it_could_never_says_so() -> None:
+    service = Service()
+    service.submit(spec("a"), spec("b", IsCompleted("a"), on_never="run"))
+    service.run()
+    service.fail("a")
+
+    assert "it runs all the same" in why(service, "b")
