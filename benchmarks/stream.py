@@ -53,7 +53,7 @@ def count_and_echo(address: str) -> None:
     while True:
         batches = endpoint.receive()
         if not batches:
-            select.select([endpoint.fd()], [], [])
+            select.select(endpoint.fds(), [], [])
         for peer, requests in batches:
             if type(requests[-1]) is Bye:
                 endpoint.close()

@@ -28,7 +28,11 @@ from trun.messages import Welcome
 from trun.version import __version__
 
 if TYPE_CHECKING:
+    from trun.adapters.wire import Endpoints, RouterEndpoint
+    from trun.core.machine import Machine
     from trun.engine.driver import Driver
+    from trun.engine.gate import Gate
+    from trun.engine.loop import Engine, View
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 5
     signal.signal(signal.SIGTERM, lambda *_: driver.stop())
     signal.signal(signal.SIGINT, signal.SIG_IGN if options.private else lambda *_: driver.stop())
-    _ready(options.ready_fd, {"pid": os.getpid(), "address": options.address})
+    welcome = driver.engine.welcome
+    listen = list(welcome.addresses[1:])
+    _ready(options.ready_fd, {"pid": os.getpid(), "address": options.address, "key": welcome.key, "listen": listen})
     # Records live long and hold no circles: looking through all of them again and again would cost half the rate.
     gc.collect()
     gc.freeze()
@@ -66,6 +72,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--name", default="local")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--resources", type=json.loads, default={}, help="limits as JSON")
+    parser.add_argument("--listen", action="append", default=[], help="also answer others: tcp://HOST:PORT")
+    parser.add_argument("--export", default="", help="folder whose files may be fetched")
     parser.add_argument("--private", action="store_true", help="belongs to one script")
     parser.add_argument("--owner", type=int, default=0, help="pid of that script")
     parser.add_argument("--detach", action="store_true", help="go on when the script has gone")
@@ -89,15 +97,18 @@ def compose(options: argparse.Namespace) -> Driver:
         raise
     # The first worker starts while we import the rest: a script sees its first result that much earlier.
     from trun.adapters.clock import SteadyClock
-    from trun.adapters.wire import RouterEndpoint
+    from trun.adapters.wire import Endpoints, RouterEndpoint
     from trun.core.machine import Machine
     from trun.engine.driver import Driver
     from trun.engine.loop import Engine
     from trun.engine.views import VIEWS
 
     try:
+        open_ = None if options.private else Opening(folder, options)
+        key = open_.key if open_ is not None else key
         machine = Machine(resources=limits, service_key=key, epoch=epoch)
-        endpoint = RouterEndpoint(options.address)
+        own = RouterEndpoint(options.address)
+        endpoint = own if open_ is None else open_.endpoint(own)
     except BaseException:
         executor.close()
         journal.close()
@@ -112,6 +123,8 @@ def compose(options: argparse.Namespace) -> Driver:
         workers=options.workers,
         resources=limits,
         folder=str(folder),
+        key=open_.keys.curve.public if open_ is not None else "",
+        addresses=endpoint.addresses if isinstance(endpoint, Endpoints) else (),
     )
     engine = Engine(
         machine=machine,
@@ -121,12 +134,65 @@ def compose(options: argparse.Namespace) -> Driver:
         clock=SteadyClock(),
         welcome=welcome,
         views=dict(VIEWS),
+        gate=open_.gate(machine) if open_ is not None else None,
     )
+    if open_ is not None:
+        engine.views.update(open_.verbs(engine))
     folders.register_service(key, folder)
     engine.recover()
-    facts = {"pid": os.getpid(), "address": options.address, "name": options.name, "owner": options.owner}
+    facts = {
+        "pid": os.getpid(),
+        "address": options.address,
+        "name": options.name,
+        "owner": options.owner,
+        "key": welcome.key,
+        "listen": list(welcome.addresses[1:]),
+    }
     (folder / "node.json").write_text(json.dumps(facts))
     return Driver(engine, owner_pid=options.owner or None, outlive=options.detach)
+
+
+class Opening:
+    """What lets others in than the owner's processes: keys, people, the gate, and the verbs for them."""
+
+    def __init__(self, folder: Path, options: argparse.Namespace) -> None:
+        from trun.adapters.keys import ServiceKeys
+        from trun.adapters.powers import Powers
+
+        self.keys = ServiceKeys(folder)
+        self.powers = Powers(folder, self.keys)
+        self.key = self.keys.curve.fingerprint
+        self._folder = folder
+        self._options = options
+
+    def endpoint(self, own: RouterEndpoint) -> Endpoints:
+        """Return the owner's socket and what was asked for beside it, as one."""
+        from trun.adapters.wire import Curve, Endpoints, RouterEndpoint
+
+        curve = Curve(self.keys.curve.secret, self.keys.curve.public)
+        found = [own]
+        try:
+            for address in self._options.listen:
+                found.append(RouterEndpoint(address, security=curve))
+        except BaseException:
+            for each in found:
+                each.close()
+            raise
+        return Endpoints(*found)
+
+    def gate(self, machine: Machine) -> Gate:
+        """Return the gate for all that is not the owner."""
+        from trun.engine.gate import Gate
+
+        made = Gate(machine, self.powers, service=self._options.name)
+        made.on_request = lambda user, name, reason: self.powers.people.ask(user, name, reason)
+        return made
+
+    def verbs(self, engine: Engine) -> dict[str, View]:
+        """Return the verbs that only a service with people has."""
+        from trun.engine.verbs import remote_verbs
+
+        return remote_verbs(engine, self.powers)
 
 
 def _ready(fd: int, facts: dict[str, object]) -> None:

@@ -62,7 +62,7 @@ def receive(endpoint: Endpoint, count: int) -> list[tuple[bytes, AnyRequest]]:
         batches: Sequence[tuple[bytes, Sequence[AnyRequest]]] = endpoint.receive()
         found += [(peer, request) for peer, requests in batches for request in requests]
         if not batches:
-            assert select.select([endpoint.fd()], [], [], deadline - time.monotonic())[0], found
+            assert select.select(endpoint.fds(), [], [], deadline - time.monotonic())[0], found
     return found
 
 
@@ -75,5 +75,5 @@ def receive_until(endpoint: Endpoint, condition: Callable[[], bool]) -> list[tup
         batches = endpoint.receive()
         found += [(peer, request) for peer, requests in batches for request in requests]
         if not batches:
-            select.select([endpoint.fd()], [], [], 0.05)
+            select.select(endpoint.fds(), [], [], 0.05)
     return found

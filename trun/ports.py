@@ -185,8 +185,16 @@ class Endpoint(Protocol):
 
     address: str
 
-    def fd(self) -> int:
-        """Descriptor that becomes readable when something may have arrived."""
+    def fds(self) -> list[int]:
+        """Descriptors that become readable when something may have arrived."""
+        ...
+
+    def who(self, peer: bytes) -> str:
+        """Public key of a peer, as the transport knows it; empty for the owner of the service."""
+        ...
+
+    def forget(self, peer: bytes) -> None:
+        """A peer has gone."""
         ...
 
     def receive(self) -> list[tuple[bytes, Sequence[AnyRequest]]]:

@@ -142,6 +142,8 @@ class RecordingEndpoint:
     def __init__(self, address: str = "ipc:///nowhere") -> None:
         self.address = address
         self.closed = False
+        #: {peer: public key} of those who are not the owner.
+        self.users: dict[bytes, str] = {}
         self._arrived: deque[tuple[bytes, Sequence[AnyRequest]]] = deque()
         self._sent: dict[bytes, list[AnyAnswer]] = {}
         self._connected: set[bytes] = set()
@@ -178,9 +180,16 @@ class RecordingEndpoint:
 
     # what the code under test does
 
-    def fd(self) -> int:
+    def fds(self) -> list[int]:
         """Return a descriptor that is readable when something has arrived."""
-        return self._wake.fd
+        return [self._wake.fd]
+
+    def who(self, peer: bytes) -> str:
+        """Return the public key of a peer: what ``users`` says, "" for the owner of the service."""
+        return self.users.get(peer, "")
+
+    def forget(self, peer: bytes) -> None:
+        """Nobody asks about this peer any more."""
 
     def receive(self) -> list[tuple[bytes, Sequence[AnyRequest]]]:
         """Return what has arrived."""

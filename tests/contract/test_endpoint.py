@@ -129,7 +129,7 @@ def test_the_descriptor_wakes_whoever_waits(wire: Wire) -> None:
 
     connect("ann").say(Hello(session="ann"))
 
-    assert select.select([endpoint.fd()], [], [], WAIT_S)[0]
+    assert select.select(endpoint.fds(), [], [], WAIT_S)[0]
     assert receive(endpoint, 1)
 
 

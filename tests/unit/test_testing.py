@@ -81,7 +81,7 @@ def test_an_endpoint_separates_entries_from_other_answers() -> None:
     with pytest.raises(AssertionError, match="batches that nobody received"):
         endpoint.assert_nothing_left()
     assert endpoint.receive() == [(b"ann", [Hello(session="ann")])]
-    assert not select.select([endpoint.fd()], [], [], 0)[0]
+    assert not select.select(endpoint.fds(), [], [], 0)[0]
 
     assert endpoint.send(b"ann", [Answer(token="1"), Entries(entries=(entry("a", 1),))])
 

@@ -17,6 +17,7 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
@@ -24,6 +25,7 @@ from typing import Protocol
 import zmq
 
 from trun.adapters.folders import private_folder
+from trun.adapters.keys import KEY_CHARS, z85
 from trun.adapters.link import FRAMES_AT_ONCE, LINGER_S, Connection, encode_frames
 from trun.adapters.sockets import free_socket, socket_path
 from trun.core.codec import decode_requests
@@ -35,6 +37,8 @@ _log = logging.getLogger(__name__)
 #: Largest frame and most frames of one message that a node takes; a larger frame ends the connection.
 FRAME_BYTES = 64 * 1024 * 1024
 MESSAGE_FRAMES = 1024
+#: Seconds between heartbeats over the network, and of silence after which a connection is given up.
+BEAT_S, SILENCE_S = 1.0, 2.5
 #: Batches that ``receive`` takes in one call: what is left waits in the kernel, and the sender waits with it.
 BATCHES_AT_ONCE = 512
 
@@ -53,8 +57,8 @@ class Security(Protocol):
         """Set the options of a client's socket before it is connected."""
         ...
 
-    def admits(self, frame: zmq.Frame) -> bool:
-        """Return whether the sender of this frame may speak; asked for each message."""
+    def who(self, frame: zmq.Frame) -> str | None:
+        """Return who sent this frame: a public key, "" for the owner of the service, None for nobody we know."""
         ...
 
 
@@ -71,13 +75,74 @@ class SameUser:
     def introduce(self, socket: zmq.Socket[bytes]) -> None:
         """Nothing to say: the kernel does."""
 
-    def admits(self, frame: zmq.Frame) -> bool:
-        """Return whether the peer's user (``localhost:UID:GID:PID``) is ours."""
+    def who(self, frame: zmq.Frame) -> str | None:
+        """Return "" where the peer's user (``localhost:UID:GID:PID``) is ours."""
         try:
             found = str(frame.get("Peer-Address")).split(":")
         except zmq.ZMQError:
-            return False
-        return len(found) == 4 and found[1] == self._uid
+            return None
+        return "" if len(found) == 4 and found[1] == self._uid else None
+
+
+class Curve:
+    """Admits those who hold the secret of their public key, and says which key that is.
+
+    CURVE with a ZAP handler of our own and an enforced domain: CURVE alone encrypts and lets everybody in. The handler
+    admits every key that it is shown in order and tells the endpoint whose it is; what a key may do is asked for each
+    message (``engine.gate``), since an open connection outlives a key that was removed.
+
+    Parameters
+    ----------
+    secret, public
+        Our own pair (40 characters each).
+    server
+        On the client's side: the public key that the node must hold.
+    """
+
+    def __init__(self, secret: str, public: str, *, server: str = "") -> None:
+        self._secret, self._public, self._server = secret.encode(), public.encode(), server.encode()
+
+    def __repr__(self) -> str:
+        return f"<curve {self._public.decode()}>"
+
+    def guard(self, socket: zmq.Socket[bytes]) -> None:
+        """Let nobody in who has no key, and start the handler that is asked about each connection."""
+        handler = socket.context.socket(zmq.REP)
+        handler.setsockopt(zmq.LINGER, 0)
+        handler.bind("inproc://zeromq.zap.01")
+        threading.Thread(target=_answer_zap, args=(handler,), name="trun-zap", daemon=True).start()
+        socket.setsockopt(zmq.ZAP_DOMAIN, b"trun")
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, self._secret)
+
+    def introduce(self, socket: zmq.Socket[bytes]) -> None:
+        """Show our key, and speak to nobody but the holder of the server's."""
+        socket.setsockopt(zmq.CURVE_SERVERKEY, self._server)
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, self._public)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, self._secret)
+
+    def who(self, frame: zmq.Frame) -> str | None:
+        """Return the public key of the sender of this frame."""
+        try:
+            found = str(frame.get("User-Id"))
+        except zmq.ZMQError:
+            return None
+        return found if len(found) == KEY_CHARS else None
+
+
+def _answer_zap(handler: zmq.Socket[bytes]) -> None:
+    """Answer the questions of libzmq about new connections (ZAP, ZeroMQ RFC 27), until the context ends."""
+    with contextlib.suppress(zmq.ContextTerminated, zmq.ZMQError):
+        while True:
+            parts = handler.recv_multipart()
+            version, request = (parts[0], parts[1]) if len(parts) > 1 else (b"1.0", b"")
+            user = b""
+            if len(parts) == 7 and version == b"1.0" and parts[5] == b"CURVE" and len(parts[6]) == 32:
+                user = z85(parts[6]).encode()
+            code, text = (b"200", b"OK") if user else (b"400", b"no key of trun")
+            handler.send_multipart([b"1.0", request, code, text, user, b""])
+    handler.close(0)
 
 
 def _security(address: str, security: Security | None) -> Security:
@@ -86,6 +151,12 @@ def _security(address: str, security: Security | None) -> Security:
     if not address.startswith("ipc://"):
         raise BadOption(f"the address {address} needs keys; without them only ipc:///absolute/path is served.")
     return SameUser()
+
+
+def _beat(socket: zmq.Socket[bytes]) -> None:
+    """Notice within four seconds that the other side is silent."""
+    socket.setsockopt(zmq.HEARTBEAT_IVL, int(BEAT_S * 1000))
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(SILENCE_S * 1000))
 
 
 # -- the node's side --------------------------------------------------------------------------------------------------
@@ -117,6 +188,7 @@ class RouterEndpoint:
         #: Messages that were dropped: garbage, or from a user who is not admitted.
         self.dropped = 0
         self._told: OrderedDict[bytes, None] = OrderedDict()
+        self._users: OrderedDict[bytes, str] = OrderedDict()
         self._closed = False
         if self._path is not None:
             private_folder(self._path.parent, variable="TRUN_RUNTIME_DIR")
@@ -149,13 +221,20 @@ class RouterEndpoint:
         # Peers come with an id of their connection; one who picks the id of another must not take over (libzmq #778).
         socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
         if self._path is None:
-            socket.setsockopt(zmq.HEARTBEAT_IVL, 5_000)
-            socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 15_000)
+            _beat(socket)
             socket.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
 
-    def fd(self) -> int:
+    def who(self, peer: bytes) -> str:
+        """Return the public key of a peer that was heard, or "" for the owner of the service."""
+        return self._users.get(peer, "") if self._users else ""
+
+    def forget(self, peer: bytes) -> None:
+        """Nobody asks about this peer any more."""
+        self._users.pop(peer, None)
+
+    def fds(self) -> list[int]:
         """Return the descriptor that becomes readable *once* when messages have come: receive until nothing is left."""
-        return int(self._socket.getsockopt(zmq.FD))
+        return [int(self._socket.getsockopt(zmq.FD))]
 
     def receive(self) -> list[tuple[bytes, Sequence[AnyRequest]]]:
         """Return what has arrived, as (peer, requests); empty only when nothing is left. Never blocks."""
@@ -182,9 +261,13 @@ class RouterEndpoint:
 
     def _read(self, peer: bytes, frames: list[zmq.Frame], count: int) -> list[AnyRequest]:
         """Return the requests of one message; none where it is garbage or from a stranger."""
-        if not self._security.admits(frames[0]):
+        who = self._security.who(frames[0])
+        # An id that the peer has picked may be another's tomorrow: those that we give begin with a zero byte.
+        if who is None or (who and peer[:1] != b"\0"):
             self.dropped += 1
             return []
+        if who:
+            self._users[peer] = who
         try:
             if count > MESSAGE_FRAMES:
                 raise BadOption(f"a message of {count} frames; at most {MESSAGE_FRAMES} are taken")
@@ -229,6 +312,56 @@ class RouterEndpoint:
             with contextlib.suppress(OSError):
                 if self._path.stat().st_ino == self._inode:
                     self._path.unlink()
+
+
+class Endpoints:
+    """Several endpoints as one: the owner's socket, and what others are let in by. Implements ``ports.Endpoint``.
+
+    Peers are told apart by the number of their endpoint in front of their id.
+    """
+
+    def __init__(self, *endpoints: RouterEndpoint) -> None:
+        self._all = endpoints
+        self.address = endpoints[0].address
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where the endpoints listen."""
+        return tuple(each.address for each in self._all)
+
+    @property
+    def dropped(self) -> int:
+        """Messages that were dropped."""
+        return sum(each.dropped for each in self._all)
+
+    def who(self, peer: bytes) -> str:
+        """Return the public key of a peer, or "" for the owner of the service."""
+        return self._all[peer[0]].who(peer[1:]) if peer else ""
+
+    def forget(self, peer: bytes) -> None:
+        """Nobody asks about this peer any more."""
+        self._all[peer[0]].forget(peer[1:])
+
+    def fds(self) -> list[int]:
+        """Return the descriptors that become readable when something may have come."""
+        return [fd for each in self._all for fd in each.fds()]
+
+    def receive(self) -> list[tuple[bytes, Sequence[AnyRequest]]]:
+        """Return what has arrived anywhere."""
+        found: list[tuple[bytes, Sequence[AnyRequest]]] = []
+        for number, each in enumerate(self._all):
+            mark = bytes((number,))
+            found += [(mark + peer, requests) for peer, requests in each.receive()]
+        return found
+
+    def send(self, peer: bytes, answers: Sequence[AnyAnswer]) -> bool:
+        """Send a batch; False when the peer is gone."""
+        return self._all[peer[0]].send(peer[1:], answers)
+
+    def close(self) -> None:
+        """Close all."""
+        for each in self._all:
+            each.close()
 
 
 # -- the client's side -------------------------------------------------------------------------------------------------
@@ -288,8 +421,7 @@ class _Line:
         socket.setsockopt(zmq.RECONNECT_IVL, 20)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1_000)
         if not self._address.startswith("ipc://"):
-            socket.setsockopt(zmq.HEARTBEAT_IVL, 5_000)
-            socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 15_000)
+            _beat(socket)
         self._security.introduce(socket)
         self._monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
         socket.connect(self._address)
@@ -349,4 +481,4 @@ class _Line:
         self._context.term()
 
 
-__all__ = ["Link", "RouterEndpoint", "SameUser", "Security"]
+__all__ = ["Curve", "Endpoints", "Link", "RouterEndpoint", "SameUser", "Security"]

@@ -116,12 +116,13 @@ class Driver:
         if self.engine.is_short_of_space and now - self._looked >= SPACE_S:
             self._looked = now
             return True
-        return (deadline is not None and deadline <= now) or self.engine.pending
+        return (deadline is not None and deadline <= now) or self.engine.pending or self.engine.is_look_due(now)
 
     def _wait(self) -> None:
         poll = select.poll()
         if self.engine.endpoint is not None:
-            poll.register(self.engine.endpoint.fd(), select.POLLIN)
+            for fd in self.engine.endpoint.fds():
+                poll.register(fd, select.POLLIN)
         for fd in self.engine.executor.fds():
             poll.register(fd, select.POLLIN)
         poll.register(self.watchers.fd(), select.POLLIN)
@@ -129,6 +130,8 @@ class Driver:
             poll.register(fd, select.POLLIN)
         deadline = self._deadline()
         longest = SPACE_S if self.engine.is_short_of_space else IDLE_S
+        if self.engine.gate is not None and self.engine.gate.next_look is not None:
+            longest = min(longest, self.engine.gate.next_look)
         wait = longest if deadline is None else min(longest, max(0.0, deadline - self.engine.clock.now()))
         for fd, _ in poll.poll(wait * 1000 + 0.5 if wait else 0):
             gone = self._pidfds.pop(fd, None)

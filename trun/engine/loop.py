@@ -22,8 +22,9 @@ import msgspec
 from trun.core import record as effects
 from trun.core.codec import decode_group, decode_life, encode
 from trun.core.machine import Machine
+from trun.engine.gate import Gate
 from trun.engine.payloads import Payloads
-from trun.engine.sessions import Session, left_moving
+from trun.engine.sessions import Session, describe, left_moving
 from trun.engine.streams import Subscriptions
 from trun.errors import StateFull, TrunError, UnknownName
 from trun.messages import (
@@ -42,7 +43,6 @@ from trun.messages import (
     Drain,
     Ended,
     Entry,
-    ErrorInfo,
     Gap,
     Hello,
     JobSpec,
@@ -53,6 +53,7 @@ from trun.messages import (
     Payload,
     Perform,
     Performed,
+    Present,
     Refuse,
     Relay,
     Replayed,
@@ -95,6 +96,7 @@ class Engine:
         clock: Clock,
         welcome: Welcome,
         views: dict[str, View],
+        gate: Gate | None = None,
     ) -> None:
         self.machine = machine
         self.journal = journal
@@ -103,6 +105,8 @@ class Engine:
         self.clock = clock
         self.welcome = welcome
         self.views = views
+        #: Asked about everybody but the owner of the service.
+        self.gate = gate
         self.streams = Subscriptions(journal)
         self.payloads = Payloads(journal, machine)
         self.sessions: dict[str, Session] = {}
@@ -156,8 +160,16 @@ class Engine:
     def step(self, inputs: Iterable[tuple[bytes, AnyRequest | AnyReport]]) -> None:
         """Handle what arrived, commit once, then act. ``inputs`` are (peer, message); reports have the peer ``b""``."""
         now = self.clock.now()
+        gate = self.gate
         for peer, message in inputs:
-            self._take(peer, message, now)
+            if gate is not None and peer and (user := self.endpoint.who(peer)):  # type: ignore[union-attr]
+                admitted = gate.pass_on(peer, user, message, self._answers)
+                if admitted is not None:
+                    self._take(peer, admitted, now)
+            else:
+                self._take(peer, message, now)
+        if gate is not None:
+            gate.cut_off(now, self.streams, self._answers)
         deadline = self.machine.next_deadline()
         if deadline is not None and deadline <= now:
             self._gather(self.machine.handle(Tick(), now))
@@ -180,6 +192,10 @@ class Engine:
         return self.full is None and bool(
             self.streams.pending or self._after or self._published or self._dirty or self._answers
         )
+
+    def is_look_due(self, now: float) -> bool:
+        """Whether it is time to see what has expired (``step`` does)."""
+        return self.gate is not None and self.gate.is_due(now)
 
     @property
     def is_short_of_space(self) -> bool:
@@ -337,6 +353,8 @@ class Engine:
 
     def _forget_peer(self, peer: bytes) -> None:
         self.streams.drop(peer)
+        if self.gate is not None:
+            self.gate.forget(peer)
         session = self.peers.pop(peer, None)
         if session is not None and session.peer == peer:
             session.peer = None
@@ -474,11 +492,6 @@ class Engine:
             self._gather(self.machine.handle(OwnerLeft(session=session.name), self.clock.now() if now is None else now))
 
 
-def describe(error: BaseException) -> ErrorInfo:
-    """Return an exception as plain data, without its traceback."""
-    return ErrorInfo(type=f"{type(error).__module__}.{type(error).__qualname__}", message=str(error))
-
-
 _TAKE: dict[type, Callable[..., None]] = {
     Hello: Engine._hello,
     Define: Engine._define,
@@ -493,6 +506,7 @@ _TAKE: dict[type, Callable[..., None]] = {
     Resume: Engine._resume,
     Drain: Engine._drain,
     Performed: Engine._performed,
+    Present: lambda engine, peer, message, now: None,  # the gate has looked at it
     Bye: Engine._bye,
 }
 

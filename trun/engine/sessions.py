@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from trun.core.record import JobRecord, JobState
+from trun.messages import ErrorInfo
 
 #: States of a job that will end, whatever anybody does.
 _MOVING = frozenset({JobState.NEW, JobState.QUEUED, JobState.RUNNING, JobState.LOST})
@@ -42,3 +43,8 @@ def left_moving(sessions: Mapping[str, Session], records: Mapping[str, JobRecord
         for record in records.values()
         if record.spec.session in left
     )
+
+
+def describe(error: BaseException) -> ErrorInfo:
+    """Return an exception as plain data, without its traceback."""
+    return ErrorInfo(type=f"{type(error).__module__}.{type(error).__qualname__}", message=str(error))

@@ -1,0 +1,80 @@
+"""Verbs of a service that others than its owner use: who am I, tokens, people, revocation.
+
+Like the reading verbs in ``views`` they get the engine and plain arguments and return plain data; ``_user`` is the
+public key of the asker, put there by the gate, and missing where the owner asks. Who may come in: the node.
+Rule: what changes something is durable when the answer leaves.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from trun.errors import BadOption, NotAuthorised
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from trun.engine.loop import Engine, View
+
+#: Seconds that a minted token lives, unless less is asked for.
+TOKEN_S = 12 * 3600.0
+
+
+class Powers(Protocol):
+    """What mints and revokes (``adapters.powers``)."""
+
+    def roles(self, key: str) -> frozenset[str]:
+        """Return the roles of a key."""
+        ...
+
+    def name(self, key: str) -> str:
+        """Return what to call the holder of a key."""
+        ...
+
+    def mint(self, holder: str, *, next_key: str, ops: Iterable[str], res: Iterable[str], seconds: float) -> str:
+        """Return a fresh token."""
+        ...
+
+    def revoke(self, one: str, reason: str = "") -> None:
+        """Let a link be worth nothing from now on."""
+        ...
+
+
+def remote_verbs(engine: Engine, powers: Powers) -> dict[str, View]:
+    """Return the verbs by name."""
+
+    def whoami(engine: Engine, arguments: dict[str, Any]) -> Any:
+        user = str(arguments.get("_user", ""))
+        roles = ["admin"] if not user else sorted(powers.roles(user))
+        return {"key": user, "name": powers.name(user) if user else "owner", "roles": roles}
+
+    def request_access(engine: Engine, arguments: dict[str, Any]) -> Any:
+        return {"noted": True}
+
+    def mint(engine: Engine, arguments: dict[str, Any]) -> Any:
+        user = str(arguments.get("_user", "") or arguments.get("holder", ""))
+        if not user:
+            raise BadOption("a token needs a holder: the public key of whoever asks for it.")
+        ops = [str(op) for op in arguments.get("ops") or ("read", "fetch", "cancel-loser")]
+        resources = [str(one) for one in arguments.get("res") or ("*",)]
+        seconds = float(arguments.get("expires") or TOKEN_S)
+        if "read" not in powers.roles(user) and "admin" not in powers.roles(user):
+            _refuse_foreign(engine, user, resources)
+        token = powers.mint(user, next_key=str(arguments.get("next", "")), ops=ops, res=resources, seconds=seconds)
+        return {"token": token}
+
+    def revoke(engine: Engine, arguments: dict[str, Any]) -> Any:
+        powers.revoke(str(arguments.get("id", "")), str(arguments.get("reason", "")))
+        return {"revoked": arguments.get("id", "")}
+
+    del engine
+    return {"whoami": whoami, "request-access": request_access, "mint": mint, "revoke": revoke}
+
+
+def _refuse_foreign(engine: Engine, user: str, resources: Iterable[str]) -> None:
+    """Whoever may not read all may lend no more than jobs of its own."""
+    for resource in resources:
+        kind, _, name = resource.partition(":")
+        record = engine.machine.records.get(name.partition("/")[0]) if kind in ("job", "file") else None
+        if record is None or record.spec.owner != user:
+            raise NotAuthorised(f"you may not lend {resource!r}: it needs the role read, or a job of your own.")
