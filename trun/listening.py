@@ -36,22 +36,28 @@ class Wire(Protocol):
 
 
 class Several:
-    """Several listeners to one stream: each takes what it has not seen."""
+    """Several listeners to one stream: each takes what it has not seen, and nothing before what came earlier."""
 
     def __init__(self, listeners: list[Listener]) -> None:
         self.seq = 0
         self.listeners = listeners
 
     def take(self, entry: Entry) -> None:
-        """Hand an entry to all that have not seen it."""
+        """Hand an entry to those whose next one it is; who joined late gets the stream again from its begin."""
         self.seq = 0
         for listener in list(self.listeners):
-            if entry.seq > listener.seq:
+            if entry.seq == listener.seq + 1:
                 listener.seq = entry.seq
                 listener.take(entry)
 
-    def refuse(self, error: ErrorInfo) -> None:
-        """Tell those that were not accepted yet."""
+    def skip(self, seq: int) -> None:
+        """Count the entries up to this number as seen: they are on record no more."""
         for listener in self.listeners:
-            if not listener.seq:
-                listener.refuse(error)
+            listener.seq = max(listener.seq, seq)
+
+    def refuse(self, error: ErrorInfo) -> None:
+        """Tell those that were not accepted yet, and let them go."""
+        refused = [listener for listener in self.listeners if not listener.seq]
+        self.listeners = [listener for listener in self.listeners if listener.seq]
+        for listener in refused:
+            listener.refuse(error)

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any
 
 import trun.errors as errors
-from trun.errors import InvariantError, RemoteError, ServiceUnavailable, UsageError
+from trun.errors import InvariantError, KeyConflict, RemoteError, ServiceUnavailable, UsageError
 from trun.listening import Listener, Several, Wire
 from trun.messages import (
     Answer,
@@ -95,6 +95,8 @@ class Service:
         self._listeners: dict[str, Listener] = {}
         self._unacknowledged: dict[str, JobSpec] = {}
         self._groups: dict[str, GroupSpec] = {}
+        #: Digests of the calls that were submitted here under an idempotency key, by uid.
+        self._contents: dict[str, str] = {}
         self._definitions: dict[str, bytes] = {}
         self._answers: dict[str, Future[Any]] = {}
         #: Streams of other services that are passed on to this one (see ``trun.relaying``).
@@ -188,15 +190,20 @@ class Service:
                 self._welcomed(answer)  # type: ignore[arg-type]
             elif kind is Gap:
                 listener = self._listeners.get(answer.stream)  # type: ignore[union-attr]
-                if listener is not None:
+                if isinstance(listener, Several):
+                    listener.skip(answer.first - 1)  # type: ignore[union-attr]
+                elif listener is not None:
                     listener.seq = answer.first - 1  # type: ignore[union-attr]
 
     def _refused(self, answer: Refuse) -> None:
         for uid in answer.uids:
             self._unacknowledged.pop(uid, None)
+            self._contents.pop(uid, None)
             listener = self._listeners.get(uid)
             if listener is not None:
                 listener.refuse(answer.error)
+                if not (listener.listeners if isinstance(listener, Several) else listener.seq):
+                    del self._listeners[uid]  # what the stream brings after this is another job's
 
     def _heard_entries(self, entries: Sequence[Entry]) -> None:
         listeners = self._listeners
@@ -274,6 +281,8 @@ class Service:
             raise ServiceUnavailable(f"service {self.name} is closed.")
         batch: list[JobSpec] = []
         for spec, listener in specs:
+            if spec.key and self._contents.setdefault(spec.uid, spec.digest) != spec.digest:
+                raise KeyConflict(f"key {spec.key!r} was used for a call with other content; choose another.")
             self._add(spec.uid, listener)
             self._unacknowledged[spec.uid] = spec
             batch.append(spec)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import trun
+from trun.errors import KeyConflict
 
 WAIT_S = 60.0
 
@@ -494,6 +495,17 @@ def test_an_idempotency_key_gives_the_same_job() -> None:
     assert one.id == two.id
     with pytest.raises(ValueError, match="other content"):
         trun.submit(add, 2, 2, key="one plus two").result(WAIT_S)
+
+
+def test_a_key_with_another_call_is_refused_at_once_and_disturbs_nobody() -> None:
+    one = trun.submit(add, 1, 2, key="disputed")
+
+    with pytest.raises(KeyConflict, match="'disputed'"):
+        trun.submit(add, 2, 2, key="disputed")
+    two = trun.submit(add, 1, 2, key="disputed")
+
+    assert one.id == two.id
+    assert one.result(WAIT_S) == two.result(WAIT_S) == 3
 
 
 def test_big_arrays_go_there_and_back() -> None:
