@@ -283,6 +283,20 @@ class TokenRefused(NotAuthorised):
     reason: str = ""
 
 
+class TransferRefused(Refused):
+    """A transfer of bulk data was refused."""
+
+    code = "T409"
+    #: ticket, busy, words, offset, changed, missing, digest, full, size or failed.
+    reason: str = ""
+
+
+class DigestMismatch(RemoteError, ValueError):
+    """What arrived is not what was announced."""
+
+    code = "T410"
+
+
 # -- our own fault ----------------------------------------------------------------------------------------------------
 
 

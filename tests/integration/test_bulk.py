@@ -1,0 +1,631 @@
+"""Bulk data over TLS: transfers that go on after a break, tickets, and peers that mean no good. Real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import random
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from trun.adapters import transfer
+from trun.adapters.bulk import BulkServer, Limits
+from trun.adapters.parts import is_part
+from trun.adapters.tickets import PER_HOLDER
+from trun.adapters.transfer import UNCHECKED, client_context, fetch, fetch_bytes, push, split_address
+from trun.errors import (
+    BadOption,
+    DigestMismatch,
+    NotAuthorised,
+    ProtocolError,
+    Refused,
+    ServiceUnavailable,
+    TransferRefused,
+)
+
+WAIT_S = 20.0
+CAP = 1 << 30
+MB = 1_000_000
+
+
+def digest_of(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=32).hexdigest()
+
+
+@contextlib.contextmanager
+def serving(folder: Path, **limits: float) -> Iterator[BulkServer]:
+    server = BulkServer("127.0.0.1", folder / "keys", limits=Limits(**limits))  # type: ignore[arg-type]
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[BulkServer]:
+    with serving(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def content() -> bytes:
+    return random.Random(7).randbytes(3 * MB)
+
+
+@pytest.fixture
+def source(tmp_path: Path, content: bytes) -> Path:
+    path = tmp_path / "source.dat"
+    path.write_bytes(content)
+    return path
+
+
+def bare(server: BulkServer) -> socket.socket:
+    return socket.create_connection(split_address(server.address), WAIT_S)
+
+
+def secure(server: BulkServer) -> ssl.SSLSocket:
+    return client_context().wrap_socket(bare(server))
+
+
+def ask(server: BulkServer, line: bytes) -> bytes:
+    with secure(server) as sock:
+        sock.sendall(line)
+        return sock.recv(1000)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait until something happens in the server's threads."""
+    end = time.monotonic() + WAIT_S
+    while not holds():
+        assert time.monotonic() < end
+        threading.Event().wait(0.005)
+
+
+class Relay:
+    """Stands between client and server, and cuts each connection after so many bytes to the client or the server.
+
+    From connection number ``stall`` on, nothing is passed on at all.
+    """
+
+    def __init__(self, address: str, *, down: list[int], up: list[int] | None = None, stall: int = 1000) -> None:
+        self._target = split_address(address)
+        self._down, self._up = down, up or []
+        self._stall = stall
+        self._stalled: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"tls://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.connections = 0
+        self.passed = 0
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self.connections += 1
+                if self.connections >= self._stall:
+                    self._stalled.append(client)
+                    continue
+                server = socket.create_connection(self._target)
+                limits = [one.pop(0) if one else 1 << 60 for one in (self._down, self._up)]
+                other = threading.Thread(target=self._pass_on, args=(client, server, limits[1]), daemon=True)
+                other.start()
+                self._pass_on(server, client, limits[0])
+                other.join()
+                client.close()
+                server.close()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, limit: int) -> None:
+        with contextlib.suppress(OSError):
+            while limit > 0 and (piece := source.recv(min(65536, limit))):
+                target.sendall(piece)
+                limit -= len(piece)
+                self.passed += len(piece)
+        for one in (source, target):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join(WAIT_S)
+        for one in (self._listener, *self._stalled):
+            one.close()
+
+
+@contextlib.contextmanager
+def relay(
+    server: BulkServer, *, down: list[int], up: list[int] | None = None, stall: int = 1000
+) -> Iterator[Relay]:
+    made = Relay(server.address, down=down, up=up, stall=stall)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+# -- there and back
+
+
+@pytest.mark.parametrize("size", [0, 1, 262_143, 262_144, 262_145, 3 * MB])
+def test_a_file_arrives_whole(server: BulkServer, tmp_path: Path, content: bytes, size: int) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(content[:size])
+    ticket = server.ticket(source)
+
+    found = fetch(server.address, server.fingerprint, ticket, tmp_path / "target", size_cap=CAP)
+
+    assert found == (size, digest_of(content[:size]))
+    assert (tmp_path / "target").read_bytes() == content[:size]
+
+
+@pytest.mark.parametrize("size", [0, 1, 262_145, 3 * MB])
+def test_a_value_arrives_whole(server: BulkServer, content: bytes, size: int) -> None:
+    data = content[:size]
+
+    for digest in ("", UNCHECKED, digest_of(data)):
+        ticket = server.ticket(data, digest=digest)
+
+        assert fetch_bytes(server.address, server.fingerprint, ticket, size_cap=CAP, digest=digest) == data
+
+
+@pytest.mark.parametrize("checked", [False, True])
+@pytest.mark.parametrize("size", [0, 1, 262_145, 3 * MB])
+def test_what_is_pushed_arrives_whole(
+    server: BulkServer, tmp_path: Path, content: bytes, size: int, checked: bool
+) -> None:
+    data = content[:size]
+    done = threading.Event()
+    target = tmp_path / "target"
+    ticket = server.accept(target, size, digest_of(data) if checked else UNCHECKED, then=done.set)
+
+    push(server.address, server.fingerprint, ticket, [data[: size // 3], memoryview(data)[size // 3 :]])
+
+    assert target.read_bytes() == data
+    assert done.is_set()
+    assert target.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_is_pushed_like_a_value(server: BulkServer, tmp_path: Path, source: Path, content: bytes) -> None:
+    size, digest = transfer.measure_source(source)
+    ticket = server.accept(tmp_path / "target", size, digest)
+
+    push(server.address, server.fingerprint, ticket, source)
+
+    assert (tmp_path / "target").read_bytes() == content
+
+
+def test_many_at_a_time_do_not_mix(server: BulkServer, tmp_path: Path, content: bytes) -> None:
+    faults: list[BaseException] = []
+
+    def one(number: int) -> None:
+        try:
+            data = content[number * 1000 : number * 1000 + MB]
+            ticket = server.ticket(data)
+            assert fetch_bytes(server.address, server.fingerprint, ticket, size_cap=CAP, digest="") == data
+        except BaseException as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert faults == []
+
+
+# -- going on after a break
+
+
+def test_a_broken_fetch_goes_on_where_it_was(server: BulkServer, tmp_path: Path, source: Path, content: bytes) -> None:
+    ticket = server.ticket(source)
+    with relay(server, down=[MB, 700_000, 500_000]) as between:
+        found = fetch(between.address, server.fingerprint, ticket, tmp_path / "target", size_cap=CAP, key="source")
+
+        assert between.connections == 4
+        assert between.passed < 3 * MB + 100_000
+
+    assert found[1] == digest_of(content)
+    assert not any(is_part(path.name) for path in tmp_path.iterdir())
+
+
+def test_a_fetch_goes_on_in_another_process_with_another_ticket(
+    server: BulkServer, tmp_path: Path, source: Path, content: bytes
+) -> None:
+    target, digest = tmp_path / "target", digest_of(content)
+    code = (
+        "import sys, pathlib; from trun.adapters.transfer import fetch\n"
+        "a, f, t, target, d = sys.argv[1:]; fetch(a, f, t, pathlib.Path(target), size_cap=1 << 30, digest=d)"
+    )
+    with relay(server, down=[2 * MB], stall=2) as between:
+        ticket = server.ticket(source, digest=digest)
+        arguments = [between.address, server.fingerprint, ticket, str(target), digest]
+        with subprocess.Popen([sys.executable, "-c", code, *arguments]) as first:
+            until(lambda: between.connections >= 2)
+            first.send_signal(signal.SIGKILL)
+            first.wait(WAIT_S)
+    parts = [path for path in tmp_path.iterdir() if is_part(path.name)]
+    assert len(parts) == 1
+    assert MB < parts[0].stat().st_size < len(content)
+
+    with relay(server, down=[]) as between:
+        again = server.ticket(source, digest=digest)
+        fetch(between.address, server.fingerprint, again, target, size_cap=CAP, digest=digest)
+
+        assert between.passed < 2 * MB
+    assert target.read_bytes() == content
+
+
+def test_a_broken_push_goes_on_where_it_was(server: BulkServer, tmp_path: Path, content: bytes) -> None:
+    ticket = server.accept(tmp_path / "target", len(content), digest_of(content))
+    with relay(server, down=[], up=[MB, MB, 500_000]) as between:
+        push(between.address, server.fingerprint, ticket, [content])
+
+        assert between.connections >= 4
+        assert between.passed < 4.5 * MB
+
+    assert (tmp_path / "target").read_bytes() == content
+
+
+def test_a_push_goes_on_after_a_restart_of_the_service(tmp_path: Path, content: bytes) -> None:
+    target, digest = tmp_path / "target", digest_of(content)
+    with serving(tmp_path) as server:
+        ticket = server.accept(target, len(content), digest)
+        with secure(server) as sock:
+            sock.sendall(b"TRUN1 PUT %s 0\n" % ticket.encode())
+            assert sock.recv(100).startswith(b"OK 0 ")
+            sock.sendall(content[: 2 * MB])
+        until(lambda: server.counts["broken"] == 1)
+
+    with serving(tmp_path) as server:
+        ticket = server.accept(target, len(content), digest)
+        with relay(server, down=[]) as between:
+            push(between.address, server.fingerprint, ticket, [content])
+
+            assert between.passed < 2 * MB
+    assert target.read_bytes() == content
+
+
+def test_a_part_that_was_something_else_is_thrown_away(
+    server: BulkServer, tmp_path: Path, source: Path, content: bytes
+) -> None:
+    target = tmp_path / "target"
+    ticket = server.ticket(source, uses=1)
+    with relay(server, down=[2 * MB]) as between, pytest.raises(TransferRefused, match="used up"):
+        fetch(between.address, server.fingerprint, ticket, target, size_cap=CAP, key="the file")
+    other = bytes(len(content))
+    source.write_bytes(other)
+
+    found = fetch(server.address, server.fingerprint, server.ticket(source), target, size_cap=CAP, key="the file")
+
+    assert found[1] == digest_of(other)
+    assert target.read_bytes() == other
+
+
+def test_what_never_moves_is_given_up(
+    server: BulkServer, tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "PAUSE_S", 0.001)
+    with relay(server, down=[5000] * 20) as between:
+        with pytest.raises(ServiceUnavailable, match="broke off"):
+            fetch(between.address, server.fingerprint, server.ticket(source, uses=20), tmp_path / "t", size_cap=CAP)
+
+        assert between.connections <= 2 * transfer.TRIES
+
+
+# -- what is not what it should be
+
+
+def test_another_certificate_is_a_hard_stop(tmp_path: Path, server: BulkServer, source: Path) -> None:
+    with serving(tmp_path / "other") as impostor:
+        ticket = server.ticket(source)
+
+        with pytest.raises(NotAuthorised, match="somebody may be in between"):
+            fetch(impostor.address, server.fingerprint, ticket, tmp_path / "t", size_cap=CAP)
+        with pytest.raises(NotAuthorised, match=server.fingerprint):
+            push(impostor.address, server.fingerprint, ticket, [b"secret"])
+
+        until(lambda: sum(impostor.counts.values()) == 2)
+        assert set(impostor.counts) <= {"garbage"}  # the ticket never went out
+
+
+def test_the_certificate_stays_the_same(tmp_path: Path) -> None:
+    with serving(tmp_path) as one:
+        first = one.fingerprint
+    with serving(tmp_path) as two:
+        assert two.fingerprint == first
+
+
+def test_a_wrong_digest_leaves_nothing(server: BulkServer, tmp_path: Path, source: Path, content: bytes) -> None:
+    for claimed in ("", "0" * 64):
+        ticket = server.ticket(source, digest=claimed)
+        with pytest.raises(DigestMismatch, match="0000"):
+            fetch(server.address, server.fingerprint, ticket, tmp_path / "t", size_cap=CAP, digest="0" * 64)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["keys", "source.dat"]
+
+    ticket = server.accept(tmp_path / "t", len(content), "0" * 64)
+    with pytest.raises(TransferRefused, match="not what was announced"):
+        push(server.address, server.fingerprint, ticket, [content])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["keys", "source.dat"]
+
+
+def test_too_big_is_refused_before_a_byte_is_taken(server: BulkServer, tmp_path: Path, source: Path) -> None:
+    with pytest.raises(TransferRefused, match=r"3000000 bytes, and at most 2999999 .*max_size"):
+        fetch(server.address, server.fingerprint, server.ticket(source), tmp_path / "t", size_cap=3 * MB - 1)
+    with pytest.raises(TransferRefused, match="max_size"):
+        fetch_bytes(server.address, server.fingerprint, server.ticket(b"abc"), size_cap=2)
+
+
+def test_a_file_that_was_replaced_is_not_sent(server: BulkServer, tmp_path: Path, source: Path) -> None:
+    ticket = server.ticket(source)
+    source.rename(tmp_path / "old")
+    source.write_bytes(b"new")
+
+    with pytest.raises(TransferRefused, match="changed"):
+        fetch(server.address, server.fingerprint, ticket, tmp_path / "t", size_cap=CAP)
+
+
+def test_a_file_that_is_gone_is_named(server: BulkServer, tmp_path: Path, source: Path) -> None:
+    ticket = server.ticket(source)
+    source.unlink()
+
+    with pytest.raises(TransferRefused, match="not there any more"):
+        fetch(server.address, server.fingerprint, ticket, tmp_path / "t", size_cap=CAP)
+
+
+def test_only_regular_files_get_tickets(server: BulkServer, tmp_path: Path, source: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to(source)
+
+    for path in (tmp_path / "fifo", tmp_path, tmp_path / "link", tmp_path / "missing", Path("/dev/null")):
+        with pytest.raises(OSError, match=r"."):
+            server.ticket(path)
+
+
+def test_a_full_disk_is_said_before_anything_is_sent(tmp_path: Path) -> None:
+    with serving(tmp_path, reserve=1 << 62) as server, pytest.raises(TransferRefused, match="no room for 10 bytes"):
+        server.accept(tmp_path / "target", 10, UNCHECKED)
+
+
+# -- tickets
+
+
+def test_a_ticket_is_good_for_one_direction_and_file_and_a_few_uses(server: BulkServer, tmp_path: Path) -> None:
+    ticket = server.ticket(b"abc", uses=2)
+
+    with pytest.raises(TransferRefused, match="ask the service for another"):
+        push(server.address, server.fingerprint, ticket, [b"abc"])
+    for _ in range(2):
+        assert fetch_bytes(server.address, server.fingerprint, ticket, size_cap=CAP) == b"abc"
+    with pytest.raises(TransferRefused, match="used up"):
+        fetch_bytes(server.address, server.fingerprint, ticket, size_cap=CAP)
+
+
+def test_an_expired_ticket_is_refused(server: BulkServer) -> None:
+    with pytest.raises(TransferRefused, match="expired"):
+        fetch_bytes(server.address, server.fingerprint, server.ticket(b"abc", seconds=0.0), size_cap=CAP)
+
+
+def test_a_revoked_holder_gets_nothing_any_more(server: BulkServer, tmp_path: Path, source: Path) -> None:
+    ticket, other = server.ticket(source, holder="eve"), server.ticket(b"abc", holder="adam")
+    with secure(server) as sock:
+        sock.sendall(b"TRUN1 GET %s 0\n" % ticket.encode())
+        assert sock.recv(2)
+
+        assert server.revoke("eve") == 1
+
+        until(lambda: server.counts["broken"] == 1)  # the one that was running
+    with pytest.raises(TransferRefused, match="ticket"):
+        fetch(server.address, server.fingerprint, ticket, tmp_path / "t", size_cap=CAP)
+    assert fetch_bytes(server.address, server.fingerprint, other, size_cap=CAP) == b"abc"
+
+
+def test_one_holder_cannot_take_all_tickets(server: BulkServer) -> None:
+    for _ in range(PER_HOLDER):
+        server.ticket(b"a", holder="greedy")
+
+    with pytest.raises(Refused, match="try again later"):
+        server.ticket(b"a", holder="greedy")
+    assert server.ticket(b"a", holder="modest")
+
+
+def test_values_that_wait_are_bounded(server: BulkServer) -> None:
+    big = bytes(100 << 20)
+    server.ticket(big, holder="a")
+    server.ticket(big, holder="b", seconds=0.0)
+    server.ticket(big, holder="c")  # the expired one makes room
+
+    with pytest.raises(Refused, match="too many transfers"):
+        server.ticket(big, holder="d")
+
+
+@pytest.mark.parametrize("text", ["", "a b", "../x", "x" * 200, "ä\n"])
+def test_what_is_no_ticket_is_not_sent(server: BulkServer, text: str) -> None:
+    with pytest.raises(BadOption, match="no ticket"):
+        fetch_bytes(server.address, server.fingerprint, text, size_cap=CAP)
+
+
+@pytest.mark.parametrize("address", ["", "tcp://h:1", "tls://h", "tls://:1", "tls://h:0", "tls://h:99999", "tls://h:x"])
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(BadOption, match="no address for bulk data"):
+        fetch_bytes(address, "00", "ab", size_cap=CAP)
+
+
+# -- those who mean no good
+
+
+def test_strangers_hear_no_more_than_no(server: BulkServer) -> None:
+    ticket = server.ticket(b"abc").encode()
+
+    assert ask(server, b"TRUN1 GET %s 0\n" % (b"0" * 64)) == b"NO ticket\n"
+    for line in (
+        *(b"\n", b"GET / HTTP/1.1\r\n", b"TRUN1 GET\n", b"TRUN2 GET %s 0\n" % ticket, b"TRUN1 DEL %s 0\n" % ticket),
+        *(b"TRUN1 GET %s -1\n" % ticket, b"TRUN1 GET %s 1e3\n" % ticket, b"TRUN1 GET %s %s\n" % (ticket, b"9" * 50)),
+        b"\xff\xfe\x00 GET \xb2 0\n",
+    ):
+        assert ask(server, line) == b"NO words\n"
+    assert ask(server, b"TRUN1 GET %s 4\n" % ticket) == b"NO offset\n"
+
+
+def test_an_endless_line_is_cut(server: BulkServer) -> None:
+    with secure(server) as sock, contextlib.suppress(OSError):
+        sock.sendall(b"x" * 100_000)
+        assert sock.recv(10) == b""
+    until(lambda: server.counts["garbage"] == 1)
+
+
+def test_what_is_not_tls_is_cut(server: BulkServer) -> None:
+    for garbage in (b"GET / HTTP/1.0\r\n\r\n", os.urandom(4000), b"\x16\x03\x01\xff\xff" + bytes(3000)):
+        with bare(server) as sock, contextlib.suppress(ConnectionError):
+            sock.sendall(garbage)
+            while sock.recv(1000):
+                pass
+    until(lambda: server.counts["garbage"] == 3)
+
+    assert fetch_bytes(server.address, server.fingerprint, server.ticket(b"abc"), size_cap=CAP) == b"abc"
+
+
+def test_older_tls_is_refused(server: BulkServer) -> None:
+    context = client_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+
+    with bare(server) as sock, pytest.raises((ssl.SSLError, ConnectionError)):
+        context.wrap_socket(sock)
+
+
+def test_who_says_nothing_is_thrown_out(tmp_path: Path) -> None:
+    with serving(tmp_path, handshake_s=0.2) as server, bare(server) as silent, secure(server) as shaken:
+        assert silent.recv(10) == b""
+        assert shaken.recv(10) == b""
+
+        assert server.counts["silent"] == 2
+
+
+def test_a_crowd_of_silent_strangers_harms_nobody(server: BulkServer, content: bytes) -> None:
+    with contextlib.ExitStack() as crowd:
+        for _ in range(400):
+            crowd.enter_context(bare(server))
+        begin = time.monotonic()
+
+        for _ in range(10):
+            ticket = server.ticket(content)
+            assert fetch_bytes(server.address, server.fingerprint, ticket, size_cap=CAP) == content
+
+        assert time.monotonic() - begin < 5.0
+        assert server.counts["crowded out"] >= 400 - Limits().strangers
+
+
+def test_a_transfer_that_stands_still_is_cut(tmp_path: Path) -> None:
+    with serving(tmp_path, silence_s=0.2) as server, secure(server) as sock, secure(server) as other:
+        sock.sendall(b"TRUN1 GET %s 0\n" % server.ticket(bytes(50 * MB)).encode())
+        other.sendall(b"TRUN1 PUT %s 0\n" % server.accept(tmp_path / "t", MB, UNCHECKED).encode())
+
+        until(lambda: server.counts["broken"] == 2)
+    assert not (tmp_path / "t").exists()
+    assert not any(is_part(path.name) for path in tmp_path.iterdir())
+
+
+def test_one_holder_cannot_take_all_places(tmp_path: Path) -> None:
+    with serving(tmp_path, transfers=4, per_holder=2) as server, contextlib.ExitStack() as stack:
+        big = server.ticket(bytes(50 * MB), holder="greedy").encode()
+        for _ in range(2):
+            sock = stack.enter_context(secure(server))
+            sock.sendall(b"TRUN1 GET %s 0\n" % big)
+            assert sock.recv(2) == b"OK"
+
+        assert ask(server, b"TRUN1 GET %s 0\n" % big) == b"NO busy\n"
+        ticket = server.ticket(b"abc", holder="modest")
+        assert fetch_bytes(server.address, server.fingerprint, ticket, size_cap=CAP) == b"abc"
+
+
+def test_more_than_was_announced_is_not_taken(server: BulkServer, tmp_path: Path) -> None:
+    ticket = server.accept(tmp_path / "t", 10, UNCHECKED)
+    with secure(server) as sock:
+        sock.sendall(b"TRUN1 PUT %s 0\n" % ticket.encode())
+        sock.sendall(bytes(5 * 1000))
+        assert b"OK" in sock.recv(1000)
+        with contextlib.suppress(OSError):
+            sock.recv(1000)
+
+    until(lambda: server.counts["done"] + server.counts["broken"] == 1)
+    assert (tmp_path / "t").stat().st_size == 10
+
+
+def test_two_pushes_of_the_same_do_not_mix(server: BulkServer, tmp_path: Path, content: bytes) -> None:
+    tickets = [server.accept(tmp_path / "t", len(content), digest_of(content)) for _ in range(2)]
+    with secure(server) as sock:
+        sock.sendall(b"TRUN1 PUT %s 0\n" % tickets[0].encode())
+        assert sock.recv(100).startswith(b"OK")
+
+        assert ask(server, b"TRUN1 PUT %s 0\n" % tickets[1].encode()) == b"NO busy\n"
+
+        sock.sendall(content)
+        assert sock.recv(100).startswith(b"END")
+    assert (tmp_path / "t").read_bytes() == content
+
+
+def test_a_hostile_server_is_believed_nothing(tmp_path: Path, server: BulkServer) -> None:
+    for answer in (b"OK -1 -\n", b"OK 99999999999999999999 -\n", b"OK\n", b"\n", b"x" * 5000, b"OK 1e9 -\n", b"NO\n"):
+        with _answering(tmp_path, answer) as (address, fingerprint), pytest.raises((ProtocolError, TransferRefused)):
+            fetch(address, fingerprint, "ab", tmp_path / "t", size_cap=CAP)
+    with (
+        _answering(tmp_path, b"OK 3 -\nabcEND -\n") as (address, fingerprint),
+        pytest.raises(ProtocolError, match="names no digest"),
+    ):
+        fetch(address, fingerprint, "ab", tmp_path / "t", size_cap=CAP)
+    assert not (tmp_path / "t").exists()
+
+
+@contextlib.contextmanager
+def _answering(folder: Path, answer: bytes) -> Iterator[tuple[str, str]]:
+    """A server that answers whatever is asked with the same bytes."""
+    from trun.adapters.certificate import certificate
+
+    shown = certificate(folder / "keys")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(shown.path)
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def run() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                with client, context.wrap_socket(client, server_side=True) as sock:
+                    sock.recv(1000)
+                    sock.sendall(answer)
+                    sock.settimeout(1.0)
+                    sock.recv(1000)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    yield f"tls://127.0.0.1:{listener.getsockname()[1]}", shown.fingerprint
+    listener.shutdown(socket.SHUT_RDWR)
+    thread.join(WAIT_S)
+    listener.close()
+
+
+def test_closing_twice_is_as_good_as_once(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, secure(server) as sock:
+        sock.sendall(b"TRUN1 GET %s 0\n" % server.ticket(bytes(50 * MB)).encode())
+        assert sock.recv(2) == b"OK"
+        server.close()
+    server.close()
+    with pytest.raises(ServiceUnavailable, match="broke off"):
+        fetch_bytes(server.address, server.fingerprint, "ab", size_cap=CAP)
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path, server: BulkServer) -> None:
+    with pytest.raises(ServiceUnavailable, match="cannot listen for bulk data"):
+        BulkServer("127.0.0.1", tmp_path / "keys", port=split_address(server.address)[1])
