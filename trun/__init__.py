@@ -82,6 +82,7 @@ if TYPE_CHECKING:
     from trun.groups import Group
     from trun.handles import Job
     from trun.jobs import job, options, submit
+    from trun.remotes import remote_service
     from trun.service import Service
     from trun.version import __version__
 
@@ -98,6 +99,7 @@ _NAMES = {
         UnknownName UntrustedResult VersionMismatch WorkerDied""",
     "trun.executors.context": "current_job",
     "trun.connect": "local",
+    "trun.remotes": "remote_service",
     "trun.families": "first map",
     "trun.files": "File fetch_url publish_file",
     "trun.groups": "Group",
@@ -181,6 +183,7 @@ __all__ = [
     "parse",
     "progress",
     "publish_file",
+    "remote_service",
     "settled",
     "since",
     "submit",
@@ -205,7 +208,9 @@ def __getattr__(name: str) -> Any:
 
 
 #: Rooms that hand out services or jobs: whoever has one may call ``service.submit`` and ``service.map``.
-_DOORS = frozenset(f"trun.{room}" for room in ("connect", "families", "service", "handles", "jobs", "groups", "files"))
+_DOORS = frozenset(
+    f"trun.{room}" for room in ("connect", "remotes", "families", "service", "handles", "jobs", "groups", "files")
+)
 
 
 def __dir__() -> list[str]:

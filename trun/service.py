@@ -60,6 +60,8 @@ _log = logging.getLogger(__name__)
 #: Entries that the node may send ahead of what we have taken, and how many we take before we say so.
 CREDIT = 20_000
 GRANT = 5_000
+#: Handshakes that fail in a row before we believe that another key answers.
+REFUSALS = 3
 
 
 class Service:
@@ -104,13 +106,18 @@ class Service:
         self._consumed = 0
         self._tokens = 0
         self._ups = 0
-        self._gone: ServiceUnavailable | None = None
+        self._gone: Exception | None = None
+        self._refusals = 0
+        #: Whether pickled results of this service are loaded.
+        self.trusted = True
         #: Jobs submitted here that failed and whose outcome nobody has asked for.
         self.unheard: dict[str, Any] = {}
         #: How many streams ended because the service had gone.
         self.lost = 0
         #: Called when the connection breaks; returns an error if the service is gone for good.
         self.on_down: Callable[[], ServiceUnavailable | None] = lambda: None
+        #: Called when somebody else than the holder of its key answers at its address; returns the error to end with.
+        self.on_refused: Callable[[], Exception | None] = lambda: None
         #: Called by ``close`` after the goodbye.
         self.on_close: Callable[[], None] = lambda: None
 
@@ -158,7 +165,7 @@ class Service:
         return self.welcome
 
     @property
-    def gone(self) -> ServiceUnavailable | None:
+    def gone(self) -> Exception | None:
         """Why the service will never answer again; None while it may."""
         return self._gone
 
@@ -180,6 +187,8 @@ class Service:
                 self._heard_entries(answer.entries)  # type: ignore[union-attr]
             elif kind is Answer:
                 future = self._answers.pop(answer.token, None)  # type: ignore[union-attr]
+                if future is None and not answer.token:  # type: ignore[union-attr]
+                    self._rejected(answer)  # type: ignore[arg-type]
                 if future is not None and not future.cancelled():
                     future.set_result(answer)
             elif kind is Refuse:
@@ -243,18 +252,29 @@ class Service:
         if state == "up":
             # The first greeting waits in the wire for the first connection; every later one needs its own.
             self._ups += 1
+            self._refusals = 0
             if self._ups > 1 and not self.closed:
                 self._greet()
             return
-        error = self.on_down()
+        if state == "refused":
+            # Somebody answers there, and cannot read what we wrote to the holder of the key.
+            self._refusals += 1
+            error: Exception | None = self.on_refused() if self._refusals >= REFUSALS else None
+        else:
+            error = self.on_down()
         if error is not None and not self.closed:
             self.give_up(error)
 
-    def give_up(self, error: ServiceUnavailable) -> None:
+    def _rejected(self, answer: Answer) -> None:
+        """The service says no to all that we might ask (in the wire's thread)."""
+        if answer.error is not None and answer.error.type.endswith("NotAuthorised"):
+            self.give_up(remote_error(answer.error))
+
+    def give_up(self, error: Exception) -> None:
         """The service is gone for good: tell everybody who waits."""
         self._gone = error
         self._greeted.set()
-        facts = ErrorInfo(type="trun.errors.ServiceUnavailable", message=str(error))
+        facts = ErrorInfo(type=f"trun.errors.{type(error).__name__}", message=str(error))
         listeners = list(self._listeners.values())
         self.lost = len(listeners)
         for listener in listeners:

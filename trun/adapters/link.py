@@ -112,7 +112,7 @@ class Connection:
         self._take = callback
 
     def on_state(self, callback: Callable[[str], None]) -> None:
-        """Call this in the link's thread with ``up`` (each time anew) and ``down``."""
+        """Call this in the link's thread with ``up`` (each time anew), ``down``, and ``refused`` (no handshake)."""
         self._tell = callback
 
     def send(self, messages: Sequence[AnyRequest]) -> None:
@@ -227,6 +227,8 @@ class Connection:
                 self._first.clear()
                 self._report("down")
                 return
+            elif change == "refused":
+                self._report("refused")
 
     def _report(self, state: str) -> None:
         try:

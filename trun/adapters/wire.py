@@ -404,6 +404,12 @@ class Link(Connection):
         return _Line(self.address, self._security)
 
 
+_UP, _DOWN = zmq.EVENT_HANDSHAKE_SUCCEEDED, zmq.EVENT_DISCONNECTED
+_REFUSED = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+
+
 class _Line:
     """One DEALER with its monitor; belongs to the link's thread."""
 
@@ -423,7 +429,7 @@ class _Line:
         if not self._address.startswith("ipc://"):
             _beat(socket)
         self._security.introduce(socket)
-        self._monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+        self._monitor = socket.get_monitor_socket(_UP | _DOWN | _REFUSED)
         socket.connect(self._address)
         self._socket = socket
         self._poller = zmq.Poller()
@@ -432,7 +438,7 @@ class _Line:
         self._wake_fd = -1
 
     def changes(self) -> list[str]:
-        """Return what has happened to the connection: ``up``, ``down``."""
+        """Return what has happened to the connection: ``up``, ``down``, ``refused`` (no handshake)."""
         found: list[str] = []
         while True:
             try:
@@ -440,7 +446,7 @@ class _Line:
             except zmq.Again:
                 return found
             event = int.from_bytes(parts[0][:2], sys.byteorder)  # pyzmq's own parser would cost the import of asyncio
-            found.append("up" if event == zmq.EVENT_HANDSHAKE_SUCCEEDED else "down")
+            found.append("up" if event & _UP else "refused" if event & _REFUSED else "down")
 
     def receive(self) -> list[bytes]:
         """Return the frames that have come, at most a few hundred messages' worth."""

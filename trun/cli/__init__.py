@@ -26,14 +26,19 @@ VERBS = {
     "hold": ("orders", "keep jobs from starting"),
     "release": ("orders", "let held jobs go on"),
     "send": ("orders", "send a text to a running job and print its reply"),
+    "service": ("serving", "start, stop, list and add services on this machine and others"),
+    "user": ("people", "say who may use a service of yours"),
+    "keygen": ("people", "make your key and print what to hand to operators"),
+    "request-access": ("people", "ask the operator of a service to let you in"),
     "resume": ("resuming", "carry on what a run has left unfinished"),
+    "recover": ("recovering", "save what can be read of a damaged journal"),
     "doctor": ("doctoring", "check this installation, with a fix for each fault"),
     "explain": ("explaining", "explain an error code such as T101"),
     "completion": ("completing", "print a completion script for bash, zsh or fish"),
     "__complete": ("completing", ""),
 }
 #: Verbs that are named in the design and do not exist yet.
-LATER = ("agent", "config", "keygen", "memo", "plan", "recover", "revoke", "schedule", "service", "user", "web")
+LATER = ("agent", "config", "memo", "plan", "recover", "revoke", "schedule", "web")
 
 OK, FAILED, USAGE, WAITING, UNREACHABLE, HELD, FAULT, INTERRUPTED = 0, 1, 2, 3, 4, 5, 70, 130
 
@@ -85,7 +90,7 @@ def _call(verb: str, words: list[str]) -> int:
 
     try:
         room = importlib.import_module(f"trun.cli.{VERBS[verb][0]}")
-        code: int = getattr(room, verb.lstrip("_"))(words)
+        code: int = getattr(room, verb.lstrip("_").replace("-", "_"))(words)
         return code
     except TrunError as error:
         return _complain(str(error), code_of(error))

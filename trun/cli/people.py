@@ -1,0 +1,116 @@
+"""Keys and the people of a service: ``trun keygen``, ``trun user add|remove|list``, ``trun request-access``.
+
+People are lines of a file in the service's state folder, which the node reads again whenever it changes; so these verbs
+need no running service, but the right to write that file. Who may come in: the command line.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from trun.adapters.known import find, known_services
+from trun.adapters.people import People
+from trun.cli import table
+from trun.cli.arguments import Parser, print_json
+from trun.cli.text import Paint
+from trun.errors import UnknownName, UsageError, nearest
+
+
+def user(words: Sequence[str]) -> int:
+    """Run ``trun user add|remove|list``."""
+    verbs = {"add": _add, "remove": _remove, "list": _list}
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: trun user add NAME KEY --roles read,submit[,upload,admin] --service NAME")
+        print("       trun user remove NAME --service NAME")
+        print("       trun user list --service NAME [--json]")
+        return 0 if words else 2
+    verb = verbs.get(words[0])
+    if verb is None:
+        raise UsageError(f"there is no `trun user {words[0]}`.{nearest(words[0], verbs)}")
+    return verb(words[1:])
+
+
+def _people(name: str) -> People:
+    known = find(name)
+    if not known.folder or not Path(known.folder).is_dir():
+        mine = [each.name for each in known_services() if each.folder]
+        raise UnknownName(f"service {name!r} was not started here; its operator says who may use it.", known=mine)
+    return People(Path(known.folder))
+
+
+def _add(words: Sequence[str]) -> int:
+    parser = Parser("user add", "Let the holder of a key use a service.")
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("key", metavar="KEY", help="the 40 characters that `trun keygen` prints")
+    parser.add_argument("--roles", required=True, metavar="read,submit", help="of: read, submit, upload, admin")
+    parser.add_argument("--service", required=True, metavar="NAME")
+    options = parser.parse_args(list(words))
+    person = _people(options.service).add(options.name, options.key, options.roles.split(","))
+    print(person.line())
+    return 0
+
+
+def _remove(words: Sequence[str]) -> int:
+    parser = Parser("user remove", "Let a user in no more; open connections are cut within a second.")
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("--service", required=True, metavar="NAME")
+    options = parser.parse_args(list(words))
+    for person in _people(options.service).remove(options.name):
+        print(f"removed {person.line()}")
+    return 0
+
+
+def _list(words: Sequence[str]) -> int:
+    parser = Parser("user list", "List who may use a service, and who has asked to.").data()
+    parser.add_argument("--service", required=True, metavar="NAME")
+    options = parser.parse_args(list(words))
+    people = _people(options.service)
+    pending = people.pending()
+    if options.json:
+        users = [{"name": one.name, "key": one.key, "roles": sorted(one.roles)} for one in people.all()]
+        print_json({"users": users, "pending": pending})
+        return 0
+    rows = [[one.name, one.key, ",".join(sorted(one.roles)) or "-"] for one in people.all()]
+    heads = [table.Column(head=head) for head in ("NAME", "KEY", "ROLES")]
+    for line in table.render(heads, rows, paint=Paint(sys.stdout)):
+        print(line)
+    for item in pending:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(float(item.get("time", 0))))
+        print(f"asked {when}: {item.get('name', '')} {item['key']} {item.get('reason', '')}")
+    for number, text in people.bad:
+        print(f"line {number} of {people.path} cannot be read and gives nobody anything: {text}")
+    return 0
+
+
+def keygen(words: Sequence[str]) -> int:
+    """Run ``trun keygen``: make this user's key where there is none, and print the public half."""
+    parser = Parser("keygen", "Make your key (once) and print what to hand to operators.")
+    parser.add_argument("--json", action="store_true", help="print data instead of text")
+    options = parser.parse_args(list(words))
+    from trun.adapters.keys import user_key_file, user_keys
+
+    is_new = not user_key_file().exists()
+    keys = user_keys()
+    if options.json:
+        print_json({"key": keys.public, "fingerprint": keys.fingerprint, "file": str(user_key_file()), "new": is_new})
+    else:
+        print(f"{keys.public}")
+        print(f"  fingerprint {keys.fingerprint}; the secret half is in {user_key_file()}, never hand it out")
+    return 0
+
+
+def request_access(words: Sequence[str]) -> int:
+    """Run ``trun request-access SERVICE REASON``."""
+    parser = Parser("request-access", "Ask the operator of a service to let you in.")
+    parser.add_argument("service", metavar="SERVICE")
+    parser.add_argument("reason", metavar="REASON", nargs="?", default="")
+    options = parser.parse_args(list(words))
+    from trun.adapters.keys import user_keys, user_name
+    from trun.remotes import knock
+
+    knock(find(options.service), name=user_name(), reason=options.reason)
+    print(f"asked; the operator lets you in with: trun user add {user_name()} '{user_keys().public}' --roles ...")
+    return 0

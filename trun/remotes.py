@@ -1,0 +1,271 @@
+"""``remote_service()``: the handle of a service that runs somewhere, found by name, address, ssh or web.
+
+A name is looked up among the known services; ``tcp://`` needs the key that the service must hold, once, and ours,
+which is made at the first use; ``ipc://`` needs neither; ``ssh://`` opens a tunnel with the user's own ssh; ``https://``
+reads address and key that an operator publishes. The connection is made again whenever it breaks.
+
+Rule: no logic of jobs here; and nothing is believed of a key that was not written down or given.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import subprocess
+import threading
+import time
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trun.adapters import folders
+from trun.errors import BadOption, NotAuthorised, ServiceUnavailable, TrunError
+from trun.messages import Answer, AnyAnswer, Ask
+from trun.service import Service
+
+if TYPE_CHECKING:
+    from trun.adapters.known import Known
+
+#: Seconds that a service may take to greet us, that a tunnel may take, and that a web page may take.
+GREET_S = 10.0
+TUNNEL_S = 30.0
+WEB_S = 20.0
+
+
+def remote_service(name: str, expect: str | None = None) -> Service:
+    """Return the handle of a service that runs already, here or elsewhere.
+
+    Jobs that are submitted to it outlive this script; ``service.job(id)`` finds them again. Reconnects by itself.
+
+    Parameters
+    ----------
+    name
+        Name of a known service (``trun service list``), ``tcp://host:port``, ``ipc:///path``, ``ssh://[user@]host[/NAME]``
+        or ``https://host/path``.
+    expect
+        The 40-character public key that it must hold; default: the one that was written down.
+
+    Raises
+    ------
+    UnknownName
+        There is no known service of that name; the nearest is offered.
+    NotAuthorised
+        The service does not know our key; the text says which key to hand to whom.
+    ServiceKeyChanged
+        It is not the service that was written down.
+    ServiceUnavailable
+        Nobody answers.
+    """
+    if not isinstance(name, str) or not name:
+        raise BadOption(f"a service is named by a text such as 'compufans' or 'tcp://host:port', not {name!r}.")
+    scheme, separator, _ = name.partition("://")
+    if not separator:
+        return _known(name, expect)
+    opening = {"ipc": _own, "tcp": _tcp, "ssh": _ssh, "https": _web}.get(scheme)
+    if opening is None:
+        raise BadOption(f"{name!r} is no address of a service: tcp://, ipc://, ssh:// and https:// are understood.")
+    return opening(name, expect)
+
+
+def _known(name: str, expect: str | None) -> Service:
+    from trun.adapters.known import find, key_changed
+
+    known = find(name)
+    if expect is not None and expect != known.key:
+        raise key_changed(known, expect)
+    if known.address.startswith("tcp://"):
+        return connect(known.address, name=known.name, key=known.key, trusted=known.trusted)
+    opened = remote_service(known.address, known.key or None)
+    opened.name = known.name
+    return opened
+
+
+def _own(address: str, expect: str | None) -> Service:
+    path = Path(address.removeprefix("ipc://"))
+    if not path.exists():
+        raise ServiceUnavailable(f"nobody answers at {address}: there is no such socket.")
+    made = connect(address, name=path.stem)
+    found = made.welcome.key if made.welcome is not None else ""
+    if expect and found != expect:
+        made.close()
+        raise NotAuthorised(f"the service at {address} has the key {found or 'none'}, and {expect} was expected.")
+    if made.welcome is not None:
+        made.name = made.welcome.name
+    return made
+
+
+def _tcp(address: str, expect: str | None) -> Service:
+    from trun.adapters.known import key_changed, known_services
+
+    known = next((service for service in known_services() if service.address == address), None)
+    if known is not None:
+        if expect is not None and expect != known.key:
+            raise key_changed(known, expect)
+        return connect(address, name=known.name, key=known.key, trusted=known.trusted)
+    if expect is None:
+        raise NotAuthorised(
+            f"the key of the service at {address} is not known: ask its operator (`trun service status`), then "
+            f"`trun service add NAME {address} --expect KEY`, or give expect=KEY."
+        )
+    return connect(address, name=address.removeprefix("tcp://"), key=expect, trusted=False)
+
+
+def _web(address: str, expect: str | None) -> Service:
+    """Read ``{"address": ..., "key": ...}`` that an operator publishes, and connect there."""
+    try:
+        with urllib.request.urlopen(address, timeout=WEB_S) as answer:
+            facts = json.loads(answer.read(65536))
+        there, key = str(facts["address"]), str(facts["key"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        what = '{"address": ..., "key": ...}'
+        raise ServiceUnavailable(f"{address} does not publish a service as {what} ({error}).") from error
+    from trun.adapters.known import by_key, key_changed, known_services
+
+    pinned = next((service for service in known_services() if service.address in (address, there)), None)
+    if pinned is not None and pinned.key != key:
+        raise key_changed(pinned, key)
+    if expect is not None and expect != key:
+        raise NotAuthorised(f"{address} publishes the key {key}, and {expect} was expected.")
+    known = by_key(key)
+    name = known.name if known is not None else str(facts.get("name") or urllib.parse.urlsplit(address).hostname)
+    return connect(there, name=name, key=key, trusted=known is not None and known.trusted)
+
+
+def _ssh(address: str, expect: str | None) -> Service:
+    """Ask the other machine where the service listens, and forward its socket with the user's own ssh."""
+    parts = urllib.parse.urlsplit(address)
+    host, wanted = parts.netloc, parts.path.strip("/")
+    if not host or host.startswith("-") or wanted.startswith("-"):
+        raise BadOption(f"{address!r} is no ssh://[user@]host[/NAME].")
+    where, _, port = host.partition(":")
+    ssh = [os.environ.get("TRUN_SSH", "ssh"), "-o", "BatchMode=yes", *(["-p", port] if port else []), where]
+    asked = subprocess.run(
+        [*ssh, f"trun service status {wanted} --json"],
+        capture_output=True,
+        text=True,
+        timeout=TUNNEL_S,
+        check=False,
+    )
+    try:
+        facts = json.loads(asked.stdout)
+        there = str(facts["address"])
+    except (ValueError, LookupError, TypeError):
+        words = asked.stderr.strip().splitlines()[-1:] or ["no answer"]
+        raise ServiceUnavailable(f"{address}: {words[0]}; is trun installed there, and the service started?") from None
+    here = folders.runtime_folder() / f"ssh-{os.getpid()}-{abs(hash((where, there))) % 10**8}.sock"
+    folders.check_socket_path(str(here))
+    with contextlib.suppress(FileNotFoundError):
+        here.unlink()
+    forward = f"{here}:{there.removeprefix('ipc://')}"
+    tunnel = subprocess.Popen(
+        [*ssh[:-1], "-o", "ExitOnForwardFailure=yes", "-o", "ServerAliveInterval=5", "-N", "-L", forward, where],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + TUNNEL_S
+    while not here.exists():
+        if tunnel.poll() is not None or time.monotonic() > deadline:
+            tunnel.kill()
+            words = (tunnel.communicate()[1] or b"").decode(errors="replace").strip().splitlines()[-1:]
+            raise ServiceUnavailable(f"{address}: the tunnel did not open. {' '.join(words)}")
+        time.sleep(0.02)
+    made = _own(f"ipc://{here}", expect)
+    made.name = wanted or host
+    made.trusted = False
+    ended = made.on_close
+
+    def close() -> None:
+        ended()
+        tunnel.terminate()
+        tunnel.communicate()
+        with contextlib.suppress(FileNotFoundError):
+            here.unlink()
+
+    made.on_close = close
+    return made
+
+
+def connect(address: str, *, name: str, key: str = "", trusted: bool = True) -> Service:
+    """Connect to the service at ``address`` that holds ``key`` (none on the user's own socket)."""
+    from trun.adapters.wire import Curve, Link
+
+    made = Service(name=name, address=address, detach=True)
+    made.trusted = trusted
+    if key:
+        from trun.adapters.keys import fingerprint, from_z85, user_keys
+
+        from_z85(key)
+        mine = user_keys()
+        link = Link(address, security=Curve(mine.secret, mine.public, server=key))
+        made.on_refused = lambda: _another_key(name, address, fingerprint(key))
+    else:
+        link = Link(address)
+    link.on_messages(made.heard)
+    link.on_state(made.link_state)
+    made.attach(link)
+    try:
+        made.wait_ready(GREET_S)
+    except BaseException:
+        made.give_up(ServiceUnavailable(f"service {name} did not answer."))
+        link.close(flush=False)
+        raise
+    if not _opened:
+        atexit.register(_at_exit)
+    _opened.append(made)
+    return made
+
+
+#: Handles of this process: what was submitted must have arrived when the interpreter ends.
+_opened: list[Service] = []
+
+
+def _at_exit() -> None:
+    for made in _opened:
+        if not made.closed and made._pid == os.getpid() and made.gone is None:
+            with contextlib.suppress(TrunError):
+                made.close(timeout=GREET_S)
+
+
+def knock(known: Known, *, name: str, reason: str) -> None:
+    """Ask the operator of a service that does not know our key to let us in.
+
+    Raises
+    ------
+    ServiceUnavailable
+        Nobody answers.
+    """
+    from trun.adapters.keys import user_keys
+    from trun.adapters.wire import Curve, Link
+
+    answered = threading.Event()
+
+    def heard(answers: list[AnyAnswer]) -> None:
+        if any(isinstance(answer, Answer) and answer.token == "knock" for answer in answers):
+            answered.set()
+
+    mine = user_keys()
+    link = Link(known.address, security=Curve(mine.secret, mine.public, server=known.key))
+    link.on_messages(heard)
+    try:
+        link.send([Ask(token="knock", verb="request-access", arguments={"name": name, "reason": reason})])
+        if not answered.wait(GREET_S):
+            raise ServiceUnavailable(f"service {known.name} at {known.address} does not answer.")
+    finally:
+        link.close()
+
+
+def _another_key(name: str, address: str, expected: str) -> Exception:
+    from trun.errors import ServiceKeyChanged
+
+    return ServiceKeyChanged(
+        f"whoever answers at {address} does not hold the key of service {name} ({expected}). Either the service has a "
+        "new key, which its operator must confirm, or somebody is in between. Nothing was sent. With a confirmed key: "
+        f"`trun service forget {name}`, then `trun service add {name} {address} --expect KEY`."
+    )
+
+
+__all__ = ["remote_service"]
