@@ -20,16 +20,17 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from trun.adapters.folders import FolderLock
+from trun.adapters.folders import FolderLock, holder
+from trun.adapters.logtail import PROOF, lost_commits
+from trun.adapters.schema import PRAGMAS, SCHEMA, insert_rows, is_live
 from trun.adapters.space import Ballast, is_out_of_space, make_state_folder, sync
 from trun.core.codec import decode_event, decode_spec, encode
-from trun.core.record import FINAL_STATES
 from trun.errors import InvariantError, StateDamaged, StateError, StateFull, StateVersion, TrunError
 from trun.messages import Entry
 from trun.ports import Batch, StoredJob
@@ -41,43 +42,8 @@ FILE = "journal.sqlite"
 #: Format of the file (``user_version``); ``application_id`` says that it is ours.
 VERSION = 1
 APPLICATION_ID = 0x7472756E
-#: The log is moved into the file after so many pages of 4 KiB; sizes are in KiB (negative) and in bytes.
-PRAGMAS = (
-    *("journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=4000"),
-    *("cache_size=-16000", "journal_size_limit=67108864"),
-)
-#: Rows per INSERT: a statement for many rows costs half of one statement per row.
-ROWS = 50
-
-# ``entries.job`` is the number of a job, or the negative number of a stream that is no job (``streams``).
-SCHEMA = """
-CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE jobs(number INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, spec BLOB NOT NULL);
-CREATE TABLE lives(number INTEGER PRIMARY KEY, live INTEGER NOT NULL, life BLOB NOT NULL);
-CREATE INDEX live_jobs ON lives(number) WHERE live;
-CREATE TABLE streams(number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
-CREATE TABLE entries(
-    job INTEGER NOT NULL, seq INTEGER NOT NULL, epoch INTEGER NOT NULL, time REAL NOT NULL, event BLOB NOT NULL,
-    PRIMARY KEY (job, seq)
-) WITHOUT ROWID;
-CREATE TABLE groups(uid TEXT PRIMARY KEY, spec BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE definitions(digest TEXT PRIMARY KEY, data BLOB NOT NULL);
-"""
-
 #: Steps from each format to the next, run in one transaction after a backup.
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}
-
-_FINAL = frozenset(state.value for state in FINAL_STATES)
-
-
-class _Head(msgspec.Struct, array_like=True):
-    """The first fields of ``core.record.Life``: enough to know whether the job is over, at a third of the cost."""
-
-    number: int
-    state: str = "new"
-
-
-_head = msgspec.msgpack.Decoder(_Head).decode
 
 
 # -- foreign errors become ours ---------------------------------------------------------------------------------------
@@ -218,12 +184,32 @@ def read_only(folder: Path | str) -> ReadOnlyJournal:
     if not path.exists():
         raise StateError(f"there is no journal in the folder {path.parent}.", path=str(path))
     with _ours(path), contextlib.ExitStack() as stack:
-        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, check_same_thread=False, timeout=10.0)
+        connection = _looking(path)
         stack.callback(connection.close)
         connection.isolation_level = None
         _check_version(connection, path)
+        # Where somebody writes, a commit may arrive just now.
+        if lost_commits(path) >= PROOF and holder(path.parent) is None:
+            _check_log(path)
         stack.pop_all()
     return ReadOnlyJournal(connection, path)
+
+
+def _looking(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, check_same_thread=False, timeout=10.0)
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[Callable[..., Iterator[tuple[Any, ...]]]]:
+    """Give a function that asks a copy of a journal, which may be damaged, row by row; for salvage."""
+    with contextlib.closing(sqlite3.connect(path, timeout=10.0)) as connection:
+        connection.text_factory = lambda data: data.decode(errors="replace")
+
+        def ask(query: str, *arguments: Any) -> Iterator[tuple[Any, ...]]:
+            with _ours(path):
+                yield from connection.execute(query, arguments)
+
+        yield ask
 
 
 def _check_version(connection: sqlite3.Connection, path: Path) -> int:
@@ -364,12 +350,12 @@ class SqliteJournal(ReadOnlyJournal):
             values: list[Any] = []
             for number, spec in batch.specs:
                 values += (number, spec.uid, encode(spec))
-            _insert_rows(connection, "INSERT INTO jobs VALUES", 3, values)
+            insert_rows(connection, "INSERT INTO jobs VALUES", 3, values)
         if batch.lives:
             values = []
             for number, life in batch.lives:
-                values += (number, _head(life).state not in _FINAL, life)
-            _insert_rows(connection, "INSERT OR REPLACE INTO lives VALUES", 3, values)
+                values += (number, is_live(life), life)
+            insert_rows(connection, "INSERT OR REPLACE INTO lives VALUES", 3, values)
         if batch.entries:
             values = []
             others: list[Any] = []
@@ -379,9 +365,9 @@ class SqliteJournal(ReadOnlyJournal):
                 else:
                     number = self._name(entry.stream, named)
                     others += (number, entry.seq, entry.epoch, entry.time, encode(entry.event))
-            _insert_rows(connection, "INSERT INTO entries VALUES", 5, values)
+            insert_rows(connection, "INSERT INTO entries VALUES", 5, values)
             # Entries of other services may come to us more than once.
-            _insert_rows(connection, "INSERT OR IGNORE INTO entries VALUES", 5, others)
+            insert_rows(connection, "INSERT OR IGNORE INTO entries VALUES", 5, others)
 
     def _name(self, stream: str, named: dict[str, int]) -> int:
         """Return the negative number of a stream that is no job; a new one is entered."""
@@ -390,6 +376,12 @@ class SqliteJournal(ReadOnlyJournal):
             number = named[stream] = -1 - len(self._named) - len(named)
             self._connection.execute("INSERT INTO streams VALUES (?, ?)", (number, stream))
         return number
+
+    def adopt(self, meta: Mapping[str, str]) -> None:
+        """Become the journal that had these facts (``trun recover`` makes a new file for an old service)."""
+        with _ours(self.path):
+            self._connection.executemany("UPDATE meta SET value = ? WHERE name = ?", [(v, k) for k, v in meta.items()])
+        self._meta = super().meta()
 
     def close(self) -> None:
         """Move the log into the file, give back the reserve and the folder; a second call does nothing."""
@@ -402,38 +394,42 @@ class SqliteJournal(ReadOnlyJournal):
         self._lock.release()
 
 
-def _insert_rows(connection: sqlite3.Connection, head: str, width: int, values: list[Any]) -> None:
-    """Insert rows of ``width`` values each, given flat, by statements of many rows."""
-    row = f"({', '.join('?' * width)})"
-    portion = ROWS * width
-    whole = len(values) - len(values) % portion
-    if whole:
-        statement = f"{head} {', '.join([row] * ROWS)}"
-        for start in range(0, whole, portion):
-            connection.execute(statement, values[start : start + portion])
-    statement = f"{head} {row}"
-    for start in range(whole, len(values), width):
-        connection.execute(statement, values[start : start + width])
-
-
 # -- opening ----------------------------------------------------------------------------------------------------------
 
 
 def _open(path: Path, factory: type[sqlite3.Connection]) -> sqlite3.Connection:
-    if not path.exists():
+    if path.exists():
+        check(path)
+    else:
         _create(path)
     with _ours(path), contextlib.ExitStack() as stack:
         connection = sqlite3.connect(path, check_same_thread=False, timeout=10.0, factory=factory)
         stack.callback(connection.close)
-        version = _check_version(connection, path)  # before the first write
+        version = _check_version(connection, path)
         _configure(connection)
-        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if found != "ok":
-            raise _damaged(path, found)
         if version < VERSION:
             _migrate(connection, path, version)
         stack.pop_all()
     return connection
+
+
+def check(path: Path) -> None:
+    """Refuse a damaged file or log; for the owner of the folder. Changes nothing, as the connection cannot write."""
+    with (
+        _ours(path),
+        contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=10.0)) as looking,
+    ):
+        _check_version(looking, path)
+        _check_log(path)
+        (found,) = looking.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise _damaged(path, found)
+
+
+def _check_log(path: Path) -> None:
+    lost = lost_commits(path)
+    if lost >= PROOF:
+        raise _damaged(path, f"its log breaks off before {lost} commits that were acknowledged")
 
 
 def _configure(connection: sqlite3.Connection) -> None:
@@ -496,4 +492,4 @@ def _migrate(connection: sqlite3.Connection, path: Path, version: int) -> None:
         raise
 
 
-__all__ = ["ReadOnlyJournal", "SqliteJournal", "read_only", "translate"]
+__all__ = ["ReadOnlyJournal", "SqliteJournal", "check", "read_only", "reading", "translate"]

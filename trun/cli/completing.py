@@ -62,6 +62,7 @@ OPTIONS = {
     "release": "--service --state",
     "send": "--timeout --service --state",
     "resume": "--workers --resources --state",
+    "recover": "--state --json",
     "doctor": "--json",
     "explain": "--json",
 }
@@ -133,7 +134,7 @@ def _values(before: Sequence[str], last: str) -> list[str]:
         from trun.cli.explaining import classes
 
         return list(classes())
-    if verb == "resume":
+    if verb in ("resume", "recover"):
         return [folder.name for folder in _runs()]
     return job_ids(JOBS[verb]) if verb in JOBS else []
 

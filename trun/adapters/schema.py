@@ -1,0 +1,68 @@
+"""The tables of the journal, how its file is set up, and how rows are written.
+
+Who may come in: the journal and its salvage. Rule: a change is a new VERSION and a step in MIGRATIONS (``sqlite``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from trun.core.record import FINAL_STATES
+
+#: The log is moved into the file after so many pages of 4 KiB; sizes are in KiB (negative) and in bytes.
+PRAGMAS = (
+    *("journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=4000"),
+    *("cache_size=-16000", "journal_size_limit=67108864"),
+)
+
+# ``entries.job`` is the number of a job, or the negative number of a stream that is no job (``streams``).
+SCHEMA = """
+CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE jobs(number INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, spec BLOB NOT NULL);
+CREATE TABLE lives(number INTEGER PRIMARY KEY, live INTEGER NOT NULL, life BLOB NOT NULL);
+CREATE INDEX live_jobs ON lives(number) WHERE live;
+CREATE TABLE streams(number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE entries(
+    job INTEGER NOT NULL, seq INTEGER NOT NULL, epoch INTEGER NOT NULL, time REAL NOT NULL, event BLOB NOT NULL,
+    PRIMARY KEY (job, seq)
+) WITHOUT ROWID;
+CREATE TABLE groups(uid TEXT PRIMARY KEY, spec BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE definitions(digest TEXT PRIMARY KEY, data BLOB NOT NULL);
+"""
+
+#: Rows per INSERT: a statement for many rows costs half of one statement per row.
+ROWS = 50
+
+
+def insert_rows(connection: Any, head: str, width: int, values: list[Any]) -> None:
+    """Insert rows of ``width`` values each, given flat, by statements of many rows."""
+    row = f"({', '.join('?' * width)})"
+    portion = ROWS * width
+    whole = len(values) - len(values) % portion
+    if whole:
+        statement = f"{head} {', '.join([row] * ROWS)}"
+        for start in range(0, whole, portion):
+            connection.execute(statement, values[start : start + portion])
+    statement = f"{head} {row}"
+    for start in range(whole, len(values), width):
+        connection.execute(statement, values[start : start + width])
+
+
+_FINAL = frozenset(state.value for state in FINAL_STATES)
+
+
+class _Head(msgspec.Struct, array_like=True):
+    """The first fields of ``core.record.Life``: enough to know whether the job is over, at a third of the cost."""
+
+    number: int
+    state: str = "new"
+
+
+_head = msgspec.msgpack.Decoder(_Head).decode
+
+
+def is_live(life: bytes) -> bool:
+    """Whether an encoded life is that of a job that is not over."""
+    return _head(life).state not in _FINAL
