@@ -20,10 +20,11 @@ from typing import Any, Protocol
 import msgspec
 
 from trun.core import record as effects
-from trun.core.codec import decode_group, decode_life, encode
+from trun.core.codec import encode
 from trun.core.machine import Machine
 from trun.engine.gate import Gate
 from trun.engine.payloads import Payloads
+from trun.engine.recovery import recover
 from trun.engine.sessions import Session, describe, left_moving
 from trun.engine.streams import Subscriptions
 from trun.errors import StateFull, TrunError, UnknownName
@@ -48,7 +49,6 @@ from trun.messages import (
     JobSpec,
     Listen,
     Message,
-    Missing,
     OwnerLeft,
     Payload,
     Perform,
@@ -70,9 +70,8 @@ from trun.ports import Batch, Clock, Endpoint, Executor, Journal, Order
 
 _log = logging.getLogger(__name__)
 
-
-#: Seconds of a service's further life after which a job that was given out has certainly begun.
-BEGUN_S = 1.0
+#: Events at which the unfinished jobs of a session are counted.
+_COUNTED = frozenset({*FINAL, Submitted, Retried})
 
 
 class View(Protocol):
@@ -131,29 +130,7 @@ class Engine:
 
     def recover(self, *, missing: str = "the service was restarted") -> None:
         """Read the journal back into the machine; jobs that ran are reported missing."""
-        running: list[tuple[str, effects.Life]] = []
-        last = 0.0
-        for uid, data in self.journal.groups():
-            self.machine.restore_group(decode_group(data))
-            del uid
-        now = self.clock.now()
-        for stored in self.journal.jobs():
-            life = decode_life(stored.life)
-            self.machine.restore(stored.spec, life)
-            last = max(last, life.changed)
-            if not life.state.is_final:
-                self._session(stored.spec.session).unfinished += 1
-                if life.state is effects.JobState.RUNNING:
-                    running.append((stored.spec.uid, life))
-        for stream in ("condition", "service"):
-            self.machine.restore_stream(stream, self.journal.last(stream))
-        self._gather(self.machine.resume_all(now))
-        # One that was given out a moment before the end may never have begun: that is no death under it.
-        lost = [
-            Missing(uid=uid, epoch=life.epoch, reason=missing, begun=bool(life.heard) or last - life.changed > BEGUN_S)
-            for uid, life in running
-        ]
-        self.step([(b"", report) for report in lost])
+        self.step([(b"", report) for report in recover(self, missing)])
 
     # -- the step -----------------------------------------------------------------------------------------------------
 
@@ -172,7 +149,7 @@ class Engine:
             gate.cut_off(now, self.streams, self._answers)
         deadline = self.machine.next_deadline()
         if deadline is not None and deadline <= now:
-            self._gather(self.machine.handle(Tick(), now))
+            self.gather(self.machine.handle(Tick(), now))
         self._dispatch(now)
         try:
             self._commit()
@@ -205,29 +182,31 @@ class Engine:
     def _dispatch(self, now: float) -> None:
         room = self.executor.room()
         if room.idle or room.ahead:
-            self._gather(self.machine.dispatch(room, now))
+            self.gather(self.machine.dispatch(room, now))
 
     def _take(self, peer: bytes, message: AnyRequest | AnyReport, now: float) -> None:
         handler = _TAKE.get(type(message))
         if handler is not None:
             handler(self, peer, message, now)
         else:
-            self._gather(self.machine.handle(message, now))
+            self.gather(self.machine.handle(message, now))
 
-    def _gather(self, orders: Sequence[effects.Effect]) -> None:
+    def gather(self, orders: Sequence[effects.Effect]) -> None:
+        """Sort what the machine ordered into the present step: into its commit, and into what follows."""
+        publish, dirty = self._published.append, self._dirty
         for order in orders:
             kind = type(order)
             if kind is effects.Publish:
-                self._published.append(order.entry)  # type: ignore[union-attr]
+                publish(order.entry)  # type: ignore[union-attr]
             elif kind is effects.Save:
-                self._dirty[order.uid] = None  # type: ignore[union-attr]
+                dirty[order.uid] = None  # type: ignore[union-attr]
             elif kind is effects.SaveSpec:
                 record = self.machine.records[order.uid]  # type: ignore[union-attr]
                 self._batch.specs.append((record.life.number, record.spec))
-                self._dirty[order.uid] = None  # type: ignore[union-attr]
+                dirty[order.uid] = None  # type: ignore[union-attr]
             elif kind is effects.Replay:
                 # At once, before anything else can end the stream that is asked for.
-                self._gather(self.machine.handle(self._replay(order), self.clock.now()))  # type: ignore[arg-type]
+                self.gather(self.machine.handle(self._replay(order), self.clock.now()))  # type: ignore[arg-type]
             else:
                 self._after.append(order)
 
@@ -240,12 +219,12 @@ class Engine:
     def _commit(self) -> None:
         batch = self._batch
         records = self.machine.records
-        for uid in self._dirty:
-            life = records[uid].life
-            batch.lives.append((life.number, encode(life)))
+        lives = [records[uid].life for uid in self._dirty]
+        batch.lives += [(life.number, encode(life)) for life in lives]
+        found, entries = records.get, batch.entries
         for entry in self._published:
-            record = records.get(entry.stream)
-            batch.entries.append((record.life.number if record is not None else 0, entry))
+            record = found(entry.stream)
+            entries.append((record.life.number if record is not None else 0, entry))
         if batch or self.journal.full:
             self.journal.commit(batch)
         self._batch = Batch()
@@ -269,10 +248,10 @@ class Engine:
         if orders:
             self.executor.submit(orders)
         for entry in published:
-            event = entry.event
-            if type(event) is Completed and event.result is not None:
-                self.payloads.remember(entry.stream, event.result)
-            if isinstance(event, (*FINAL, Submitted, Retried)):
+            kind = type(entry.event)
+            if kind in _COUNTED:
+                if kind is Completed and entry.event.result is not None:  # type: ignore[union-attr]
+                    self.payloads.remember(entry.stream, entry.event.result)  # type: ignore[union-attr]
                 self._count(entry)
         # Streams first: whoever waits for an answer then knows that its stream has arrived.
         if published or self.streams.pending:
@@ -301,7 +280,7 @@ class Engine:
         record = self.machine.records.get(message.uid)
         if record is not None and record.spec.isolation == "inline":
             ended = Ended(uid=message.uid, epoch=message.epoch, outcome=message.outcome)
-            self._gather(self.machine.handle(ended, now))
+            self.gather(self.machine.handle(ended, now))
 
     def _perform(self, effect: effects.Effect) -> None:
         match effect:
@@ -332,7 +311,7 @@ class Engine:
         record = self.machine.records.get(entry.stream)
         if record is None:
             return
-        session = self._session(record.spec.session)
+        session = self.session(record.spec.session)
         if isinstance(entry.event, FINAL):
             self.counts[record.life.state.value] += 1
             session.unfinished -= 1
@@ -345,7 +324,8 @@ class Engine:
 
     # -- requests that the machine does not see -----------------------------------------------------------------------
 
-    def _session(self, name: str) -> Session:
+    def session(self, name: str) -> Session:
+        """Return a session by name; a new one is entered."""
         session = self.sessions.get(name)
         if session is None:
             session = self.sessions[name] = Session(name)
@@ -360,7 +340,7 @@ class Engine:
             session.peer = None
 
     def _hello(self, peer: bytes, message: Hello, now: float) -> None:
-        session = self._session(message.session)
+        session = self.session(message.session)
         if session.peer is not None and session.peer != peer:
             self._forget_peer(session.peer)
         session.peer = peer
@@ -381,14 +361,21 @@ class Engine:
             self._send(peer, [Refuse(uids=uids, error=describe(error))])
             return
         orders = self.machine.handle(message, now)
-        self._gather(orders)
-        if any(type(order) is effects.RefuseJobs for order in orders):
+        self.gather(orders)
+        if orders and type(orders[0]) is effects.RefuseJobs:
             return
         for group in message.groups:
             self._batch.groups.append((group.uid, encode(group)))
+            if peer:
+                self.streams.listen(peer, group.uid, 1)
         if peer:
-            for uid in (*(spec.uid for spec in message.specs), *(group.uid for group in message.groups)):
-                self.streams.listen(peer, uid, 1)
+            fresh = [order.uid for order in orders if type(order) is effects.SaveSpec]
+            for uid in fresh:
+                self.streams.begin(peer, uid)
+            if len(fresh) < len(message.specs):
+                known = {spec.uid for spec in message.specs}.difference(fresh)
+                for uid in known:
+                    self.streams.listen(peer, uid, 1)
 
     def _relay(self, peer: bytes, message: Relay, now: float) -> None:
         for entry in message.entries:
@@ -399,7 +386,7 @@ class Engine:
                 self._batch.entries.append((0, entry))
                 if event.result is not None:
                     self.payloads.remember(entry.stream, event.result)
-        self._gather(self.machine.handle(message, now))
+        self.gather(self.machine.handle(message, now))
 
     def _listen(self, peer: bytes, message: Listen, now: float) -> None:
         for stream, since in message.streams:
@@ -428,7 +415,7 @@ class Engine:
             self._resume(peer, msgspec.structs.replace(request, token=message.token), now)
             return
         try:
-            self._gather(self.machine.handle(request, now))
+            self.gather(self.machine.handle(request, now))
         except TrunError as error:
             self._answers.append((peer, Answer(token=message.token, error=describe(error))))
         else:
@@ -437,7 +424,7 @@ class Engine:
     def _quiet(self, peer: bytes, message: Message, now: float) -> None:
         """Handle a request that nobody waits for: an error is logged, not raised."""
         try:
-            self._gather(self.machine.handle(message, now))
+            self.gather(self.machine.handle(message, now))
         except TrunError as error:
             _log.warning("request refused kind=%s reason=%s", type(message).__name__, error)
 
@@ -489,7 +476,7 @@ class Engine:
             return
         session.closing = True
         if not session.detach:
-            self._gather(self.machine.handle(OwnerLeft(session=session.name), self.clock.now() if now is None else now))
+            self.gather(self.machine.handle(OwnerLeft(session=session.name), self.clock.now() if now is None else now))
 
 
 _TAKE: dict[type, Callable[..., None]] = {

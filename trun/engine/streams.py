@@ -70,6 +70,13 @@ class Subscriptions:
         if known.credit:
             self._ready[known] = None
 
+    def begin(self, peer: bytes, stream: str) -> None:
+        """Send ``peer`` a stream that has no entry yet from its first on."""
+        known = self._peer(peer)
+        if stream not in known.wants:
+            self._add(stream, known)
+            known.wants[stream] = 1
+
     def unlisten(self, peer: bytes, stream: str) -> None:
         """Send ``peer`` no more of ``stream``."""
         known = self._peers.get(peer)
@@ -110,14 +117,22 @@ class Subscriptions:
         live: dict[_Peer, list[Entry]] = {}
         listeners = self._listeners
         for entry in entries:
-            found = listeners.get(entry.stream)
+            stream = entry.stream
+            found = listeners.get(stream)
             if found is None:
                 continue
             if type(found) is list:
                 for peer in found:
                     self._offer(peer, entry, live)
-            else:
+            elif found.behind or not found.credit or found.wants[stream] != entry.seq:  # type: ignore[union-attr]
                 self._offer(found, entry, live)  # type: ignore[arg-type]
+            else:  # as nearly always
+                found.credit -= 1  # type: ignore[union-attr]
+                found.wants[stream] = entry.seq + 1  # type: ignore[union-attr]
+                mine = live.get(found)  # type: ignore[arg-type]
+                if mine is None:
+                    mine = live[found] = []  # type: ignore[index]
+                mine.append(entry)
         batches: dict[_Peer, list[AnyAnswer]] = {peer: [Entries(entries=tuple(mine))] for peer, mine in live.items()}
         for peer in list(self._ready):
             past = self._catch_up(peer)
