@@ -20,6 +20,7 @@ import pytest
 
 from trun.adapters import transfer
 from trun.adapters.bulk import BulkServer, Limits
+from trun.adapters.export import Exports
 from trun.adapters.parts import is_part
 from trun.adapters.tickets import PER_HOLDER
 from trun.adapters.transfer import UNCHECKED, client_context, fetch, fetch_bytes, push, split_address
@@ -396,6 +397,45 @@ def test_only_regular_files_get_tickets(server: BulkServer, tmp_path: Path, sour
 def test_a_full_disk_is_said_before_anything_is_sent(tmp_path: Path) -> None:
     with serving(tmp_path, reserve=1 << 62) as server, pytest.raises(TransferRefused, match="no room for 10 bytes"):
         server.accept(tmp_path / "target", 10, UNCHECKED)
+
+
+# -- files of a service
+
+
+def test_what_a_service_gives_away_is_fetched(server: BulkServer, tmp_path: Path) -> None:
+    (tmp_path / "export" / "7").mkdir(parents=True)
+    (tmp_path / "export" / "7" / "a b.txt").write_text("published")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "x").write_text("exported")
+    exports = Exports(folder=tmp_path, server=server, root=tmp_path / "data")
+
+    for url, text in (("trun://key/jobs/7/files/a%20b.txt", "published"), ("trun://key/export/x", "exported")):
+        offer = exports.offer(url, holder="adam")
+        assert offer.pop("size") == len(text)
+        assert offer.pop("digest") == ""
+        fetch(*offer.values(), tmp_path / "t", size_cap=CAP)
+        assert (tmp_path / "t").read_text() == text
+    for url in ("trun://key/jobs/7/files/x", "trun://key/export/7", "trun://key/export/.x", "trun://key/jobs/8/files/x"):
+        with pytest.raises(FileNotFoundError, match="that can be fetched"):
+            exports.offer(url)
+    with pytest.raises(BadOption, match="leaves the folder"):
+        exports.offer("trun://key/export/%2e%2e/export/7/a")
+    with pytest.raises(FileNotFoundError, match="that can be fetched"):
+        Exports(folder=tmp_path, server=server).offer("trun://key/export/x")
+
+
+def test_the_digest_of_a_file_is_known_once_it_was_sent(server: BulkServer, tmp_path: Path, source: Path) -> None:
+    long_ago = time.time() - 100
+    os.utime(source, (long_ago, long_ago))
+    ticket = server.ticket(source)
+    assert server.known(ticket) == (3 * MB, "")
+
+    _, digest = fetch(server.address, server.fingerprint, ticket, tmp_path / "t", size_cap=CAP)
+    until(lambda: server.counts["done"] == 1)
+
+    assert server.known(server.ticket(source)) == (3 * MB, digest)
+    source.write_bytes(b"other")
+    assert server.known(server.ticket(source)) == (5, "")
 
 
 # -- tickets

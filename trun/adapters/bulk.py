@@ -30,11 +30,14 @@ from pathlib import Path
 
 from trun.adapters.certificate import certificate
 from trun.adapters.parts import PIECE, new_digest, receiving
-from trun.adapters.tickets import Content, Ticket, Tickets, size_and_identity
+from trun.adapters.tickets import Content, Identity, Ticket, Tickets, size_and_identity
 from trun.adapters.transfer import GREETING, LINE_BYTES, UNCHECKED, join_address
 from trun.errors import ServiceUnavailable, TransferRefused
 
 _log = logging.getLogger(__name__)
+
+#: Files of which the digest is remembered; seconds for which one must not have changed for that.
+_DIGESTS, _SETTLED_S = 4096, 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +97,8 @@ class BulkServer:
         self.counts: Counter[str] = Counter()
         self._limits = limits or Limits()
         self._tickets = Tickets()
+        #: {file: digest} of files that have been sent whole.
+        self._digests: dict[Identity | None, str] = {}
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_3
         self._context.num_tickets = 0
@@ -152,6 +157,7 @@ class BulkServer:
             Too many tickets are about.
         """
         found, identity = size_and_identity(content)
+        digest = digest or self._digests.get(identity, "")
         if size is not None and size != found:
             raise FileNotFoundError(f"{content!r} has {found} bytes in place of {size}.")
         made = Ticket(
@@ -199,6 +205,11 @@ class BulkServer:
             uses=uses,
         )
         return self._tickets.add(made)
+
+    def known(self, ticket: str) -> tuple[int, str]:
+        """Return size and digest (empty while unknown) of what a ticket for reading stands for."""
+        found = self._tickets.find(ticket, "GET")
+        return (found.size, found.digest) if found is not None else (0, "")
 
     def revoke(self, holder: str) -> int:
         """Make all tickets of a holder worthless, cut its transfers, and return how many tickets there were."""
@@ -317,16 +328,24 @@ class BulkServer:
                 refusal = "busy"
             else:
                 self._tickets.use(text)
-                thread = threading.Thread(
-                    target=self._run, args=(sock, ticket, offset), name="trun-transfer", daemon=True
-                )
-                self._running[thread] = sock, ticket
-                thread.start()
-                return
+                if self._started(sock, ticket, offset):
+                    return
+                refusal = "busy"
         self.counts[refusal] += 1
         with contextlib.suppress(OSError, ValueError):
             sock.send(b"NO %s\n" % refusal.encode())
         sock.close()
+
+    def _started(self, sock: ssl.SSLSocket, ticket: Ticket, offset: int) -> bool:
+        thread = threading.Thread(target=self._run, args=(sock, ticket, offset), name="trun-transfer", daemon=True)
+        self._running[thread] = sock, ticket
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system gives us no more threads
+            del self._running[thread]
+            _log.warning("cannot begin a transfer: %s", error)
+            return False
+        return True
 
     def _held_by(self, ticket: Ticket) -> int:
         return sum(other.holder == ticket.holder for _, other in self._running.values())
@@ -338,7 +357,7 @@ class BulkServer:
         try:
             sock.settimeout(self._limits.silence_s)
             if ticket.target is None:
-                _send(sock, ticket, offset)
+                self._note(ticket, _send(sock, ticket, offset))
             else:
                 _receive(sock, ticket, ticket.target)
             outcome = "done"
@@ -360,6 +379,15 @@ class BulkServer:
             "transfer %s way=%s holder=%s size=%d seconds=%.3f",
             *(outcome, ticket.way, ticket.holder, ticket.size, time.monotonic() - begin),
         )
+
+
+    def _note(self, ticket: Ticket, digest: str) -> None:
+        """Remember the digest of a file, unless a change right now could leave its time as it is."""
+        if ticket.identity is None or digest == UNCHECKED or ticket.identity[3] > (time.time() - _SETTLED_S) * 1e9:
+            return
+        if len(self._digests) >= _DIGESTS:
+            self._digests.pop(next(iter(self._digests)))
+        self._digests[ticket.identity] = digest
 
 
 def _read_request(line: bytes) -> tuple[str, str, int]:
@@ -388,8 +416,8 @@ def _hang_up(sock: ssl.SSLSocket) -> None:
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
-def _send(sock: ssl.SSLSocket, ticket: Ticket, offset: int) -> None:
-    """Send what a ticket stands for, from ``offset`` on."""
+def _send(sock: ssl.SSLSocket, ticket: Ticket, offset: int) -> str:
+    """Send what a ticket stands for, from ``offset`` on, and return the digest of the whole."""
     if offset > ticket.size:
         raise TransferRefused(reason="offset")
     digest = None if ticket.digest else new_digest()
@@ -409,6 +437,7 @@ def _send(sock: ssl.SSLSocket, ticket: Ticket, offset: int) -> None:
     found = ticket.digest if digest is None else digest.hexdigest()
     sock.sendall(b"END %s\n" % found.encode())
     ticket.digest = found
+    return found
 
 
 def _receive(sock: ssl.SSLSocket, ticket: Ticket, target: Path) -> None:
