@@ -227,6 +227,27 @@ def test_a_payload_cannot_spoil_the_worker_for_the_next(make: Callable[..., Rig]
     assert rig.log(uid) == "heard\n"
 
 
+def fork_and_return() -> tuple[str, list[int]]:
+    codes = []
+    for fail in (False, True):
+        child = os.fork()
+        if not child and fail:
+            raise ValueError("in the child")
+        if not child:
+            return "child", []
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    return "parent", codes
+
+
+def test_a_forked_child_that_returns_does_not_speak_for_the_job(make: Callable[..., Rig]) -> None:
+    rig = make(1)
+    uid = rig.submit(fork_and_return)
+
+    assert rig.result(rig.outcome(uid)) == ("parent", [0, 1])
+    assert "ValueError: in the child" in rig.log(uid)
+    assert rig.value(add, 1) == 2
+
+
 def test_workers_that_cannot_start_fail_their_jobs_and_say_why(make: Callable[..., Rig]) -> None:
     rig = make(1)
     rig.value(add, 1)

@@ -44,7 +44,7 @@ from trun.executors.protocol import (
     tail_of,
     text_reader,
 )
-from trun.messages import Emitted, ResourcesLowered
+from trun.messages import Aborted, Completed, Emitted, Failed, ResourcesLowered
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _IOLBF = 1
@@ -99,6 +99,7 @@ class Worker:
         self._stdout, self._stderr = _streams()
         self._launcher = Launcher(place, self, tail=self._tail)
         self._busy = False
+        self._pid = os.getpid()
         self._interrupt: Interrupt | None = None
         faulthandler.enable(file=2)
         signal.signal(signal.SIGTERM, self._on_term)
@@ -118,6 +119,8 @@ class Worker:
         self._busy = True
         self._told.clear()
         ended = self._launcher.launch(envelope)
+        if os.getpid() != self._pid:
+            self._leave_fork(ended.outcome)
         leaving = "interrupted" if self._launcher.interrupted else ""
         if _has_children():
             leaving = leaving or "it left processes behind"
@@ -132,6 +135,13 @@ class Worker:
         note_done(self._mark)
         self._busy = False
         return not leaving
+
+    def _leave_fork(self, outcome: Completed | Failed | Aborted) -> NoReturn:
+        """End a child that the payload forked and that came back here: the job's end is its parent's to report."""
+        if type(outcome) is Failed and outcome.error is not None:
+            print(outcome.error.traceback, file=self._stderr)
+        self._flush()
+        os._exit(0 if type(outcome) is Completed else 1)
 
     # -- the launcher's channel ---------------------------------------------------------------------------------------
 
