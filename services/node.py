@@ -28,6 +28,7 @@ from trun.messages import Welcome
 from trun.version import __version__
 
 if TYPE_CHECKING:
+    from trun.adapters.bulk import BulkServer
     from trun.adapters.wire import Endpoints, RouterEndpoint
     from trun.core.machine import Machine
     from trun.engine.driver import Driver
@@ -164,6 +165,7 @@ class Opening:
         self.key = self.keys.curve.fingerprint
         self._folder = folder
         self._options = options
+        self._bulk: BulkServer | None = None
 
     def endpoint(self, own: RouterEndpoint) -> Endpoints:
         """Return the owner's socket and what was asked for beside it, as one."""
@@ -190,9 +192,18 @@ class Opening:
 
     def verbs(self, engine: Engine) -> dict[str, View]:
         """Return the verbs that only a service with people has."""
-        from trun.engine.verbs import remote_verbs
+        from trun.engine.verbs import bulk_verbs, remote_verbs
 
-        return remote_verbs(engine, self.powers)
+        return {**remote_verbs(engine, self.powers), **bulk_verbs(self._folder, self._port)}
+
+    def _port(self) -> BulkServer:
+        """Return the port for large data: at the host of the first address that others use."""
+        if self._bulk is None:
+            from trun.adapters.bulk import BulkServer
+
+            host = next((address[6:].rpartition(":")[0] for address in self._options.listen), "127.0.0.1")
+            self._bulk = BulkServer(host.strip("[]"), self.keys.folder)
+        return self._bulk
 
 
 def _ready(fd: int, facts: dict[str, object]) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 import trun.errors as errors
+import trun.hauling as hauling
 from trun.adapters import pickles
 from trun.conditions.atoms import (
     IsEnded,
@@ -296,11 +297,10 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
     def _load(self, final: Completed) -> Any:
         payload = final.result
         if payload is None:
-            found = self.service.ask("result", uid=self.uid)
-            payload = pickles.payload_from(found)
+            payload = pickles.payload_from(self.service.ask("result", uid=self.uid))
         if payload is None:
             return None
-        return pickles.load_result(payload, pickles.blob_opener(self.service.folder))
+        return pickles.load_result(payload, hauling.opener(self.service, self.uid), trusted=self.service.trusted)
 
     def _error(self) -> BaseException:
         final = self._final
@@ -310,7 +310,7 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
             return refusal(self._refused)
         label = self._label
         if isinstance(final, Failed):
-            return failure(label, final)
+            return failure(label, final, trusted=self.service.trusted)
         kind, verb = _ENDS[type(final)]  # type: ignore[index]
         reason = getattr(final, "reason", "")
         root = getattr(final, "root", "")
@@ -333,11 +333,11 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
             found = self.service.ask("outcome", uid=uid)
         except (errors.RemoteError, errors.UnknownName):
             other = known_jobs.get(uid)  # a job of another service, perhaps one that this process follows
-            if isinstance(other, Job) and isinstance(other._final, Failed):
-                return other.id, failure(other.id, other._final)
-            return None
-        event = pickles.event_from(found.get("event"))
-        return (found["id"], failure(found["id"], event)) if isinstance(event, Failed) else None
+            event, label = getattr(other, "_final", None), getattr(other, "id", "")
+        else:
+            event, label = pickles.event_from(found.get("event")), found["id"]
+        trusted = self.service.trusted
+        return (label, failure(label, event, trusted=trusted)) if isinstance(event, Failed) else None
 
     def cancel(self) -> bool:
         """Cancel the job if it waits, abort it if it runs; False if it has ended. Its end arrives by itself."""

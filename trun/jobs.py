@@ -23,6 +23,7 @@ from typing import Any, overload
 
 import msgspec
 
+import trun.hauling as hauling
 import trun.service as services
 from trun.adapters import pickles
 from trun.conditions import check, wire
@@ -261,8 +262,7 @@ def _check_resources(service: Service, wanted: dict[str, float]) -> None:
 
 def _big(service: Service) -> Any:
     """Return the writer of large buffers, where the service's folder can be reached from here."""
-    welcome = service.welcome
-    return pickles.blob_writer(welcome.folder) if welcome is not None and welcome.folder else None
+    return hauling.writer(service)
 
 
 _contexts: dict[tuple[str, tuple[str, ...]], tuple[str, bytes]] = {}

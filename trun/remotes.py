@@ -175,7 +175,7 @@ def _ssh(address: str, expect: str | None) -> Service:
         time.sleep(0.02)
     made = _own(f"ipc://{here}", expect)
     made.name = wanted or host
-    made.trusted = False
+    made.trusted = made.near = False
     ended = made.on_close
 
     def close() -> None:
@@ -195,6 +195,7 @@ def connect(address: str, *, name: str, key: str = "", trusted: bool = True) -> 
 
     made = Service(name=name, address=address, detach=True)
     made.trusted = trusted
+    made.near = not key
     if key:
         from trun.adapters.keys import fingerprint, from_z85, user_keys
 

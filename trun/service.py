@@ -108,6 +108,8 @@ class Service:
         self._ups = 0
         self._gone: Exception | None = None
         self._refusals = 0
+        #: Whether its folder is ours to read: a service of this user on this machine.
+        self.near = True
         #: Whether pickled results of this service are loaded.
         self.trusted = True
         #: Jobs submitted here that failed and whose outcome nobody has asked for.

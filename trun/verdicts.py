@@ -39,11 +39,11 @@ class Reply:
         """Nothing to forget: a reply belongs to one message."""
 
 
-def failure(label: str, final: Failed) -> BaseException:
+def failure(label: str, final: Failed, *, trusted: bool = True) -> BaseException:
     """Return the exception of a failed job, in its own type where that can be had."""
     if final.error is None:
         return JobFailed(f"{label} failed: {final.kind}", job_id=label)
-    error = pickles.load_error(final.error)
+    error = pickles.load_error(final.error, trusted=trusted)
     if isinstance(error, errors.JobError):
         error.job_id = label
     return error

@@ -27,7 +27,7 @@ from typing import Any
 
 import msgspec
 
-from trun.adapters import exceptions, functions, places, unpicklable
+from trun.adapters import exceptions, functions, places, unpicklable, untrusted
 from trun.adapters.blobs import BIG_BYTES, BlobFolder
 from trun.adapters.values import plain_part
 from trun.core.codec import encode
@@ -231,9 +231,9 @@ def dump_result(value: Any, *, big: Big | None = None) -> tuple[Payload, dict[st
         raise _explained(value, "result", "result", error) from error
 
 
-def load_result(payload: Payload, open_blob: OpenBlob | None = None) -> Any:
-    """Return the value of a payload."""
-    return _load(payload, open_blob)
+def load_result(payload: Payload, open_blob: OpenBlob | None = None, *, trusted: bool = True) -> Any:
+    """Return the value of a payload; of one that is not trusted only plain data and arrays (``UntrustedResult``)."""
+    return _load(payload, open_blob, pickle.loads if trusted else untrusted.load)
 
 
 def dump_error(error: BaseException, *, tail: str = "", skip: int = 0) -> ErrorInfo:
@@ -255,13 +255,13 @@ def _error_bytes(error: BaseException) -> bytes:
     return data
 
 
-def load_error(info: ErrorInfo) -> BaseException:
+def load_error(info: ErrorInfo, *, trusted: bool = True) -> BaseException:
     """Return the exception that ``info`` tells of, the remote traceback as its cause.
 
     Its own type where it can be unpickled, else a ``JobFailed`` named like the original.
     """
     found: Any = None
-    if info.pickled:
+    if info.pickled and trusted:
         try:
             found = pickle.loads(info.pickled)
         except Exception:
@@ -307,16 +307,16 @@ def _registered() -> bool:
     return cloudpickle is not None and bool(cloudpickle.list_registry_pickle_by_value())
 
 
-def _load(payload: Payload, open_blob: OpenBlob | None) -> Any:
+def _load(payload: Payload, open_blob: OpenBlob | None, loads: Callable[..., Any] = pickle.loads) -> Any:
     if not payload.buffers and payload.data is not None:
-        return pickle.loads(payload.data)
+        return loads(payload.data)
     if payload.data is None and payload.blob is None:
         raise NotPicklable("the payload is empty.")
     data = payload.data if payload.blob is None else _opened(payload.blob, open_blob)
     assert data is not None
     # bytearray: an array over it can be written to, as it could where it came from.
     buffers = [bytearray(one) if isinstance(one, bytes) else _opened(one, open_blob) for one in payload.buffers]
-    return pickle.loads(data, buffers=buffers)
+    return loads(data, buffers=buffers)
 
 
 def _opened(blob: Blob, open_blob: OpenBlob | None) -> memoryview:

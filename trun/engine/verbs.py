@@ -7,17 +7,23 @@ Rule: what changes something is durable when the answer leaves.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from trun.errors import BadOption, NotAuthorised
+from trun.adapters.blobs import BlobFolder
+from trun.adapters.transfer import UNCHECKED
+from trun.errors import BadOption, NotAuthorised, UnknownName
+from trun.messages import Blob
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from trun.engine.loop import Engine, View
 
 #: Seconds that a minted token lives, unless less is asked for.
 TOKEN_S = 12 * 3600.0
+#: Bytes of one part of an argument.
+LARGEST = 64 * 1024**3
 
 
 class Powers(Protocol):
@@ -38,6 +44,48 @@ class Powers(Protocol):
     def revoke(self, one: str, reason: str = "") -> None:
         """Let a link be worth nothing from now on."""
         ...
+
+
+class Bulk(Protocol):
+    """The port for large data (``adapters.bulk``)."""
+
+    address: str
+    fingerprint: str
+
+    def ticket(self, content: Path, *, size: int | None = None, digest: str = "", holder: str = "") -> str:
+        """Return a ticket for reading a file."""
+        ...
+
+    def accept(self, target: Path, size: int, digest: str, *, holder: str = "") -> str:
+        """Return a ticket for leaving a file."""
+        ...
+
+
+def bulk_verbs(folder: Path, bulk: Callable[[], Bulk]) -> dict[str, View]:
+    """Return the verbs that hand out tickets for large data; the port opens with the first."""
+    blobs = BlobFolder(folder / "blobs")
+
+    def upload(engine: Engine, arguments: dict[str, Any]) -> Any:
+        name, size = str(arguments.get("name", "")), int(arguments.get("size", -1))
+        target = blobs.file(name)
+        if not 0 <= size <= LARGEST or target.exists():
+            raise BadOption(f"a part of {size} bytes cannot be left under the name {name}.")
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        port = bulk()
+        ticket = port.accept(target, size, UNCHECKED, holder=str(arguments.get("_user", "")))
+        return {"address": port.address, "fingerprint": port.fingerprint, "ticket": ticket}
+
+    def blob(engine: Engine, arguments: dict[str, Any]) -> Any:
+        uid, name = str(arguments.get("uid", "")), str(arguments.get("name", ""))
+        payload = engine.result(uid)
+        parts = [] if payload is None else [payload.blob, *payload.buffers]
+        if not any(isinstance(part, Blob) and part.name == name for part in parts):
+            raise UnknownName(f"the result of this job has no part {name!r}.")
+        port = bulk()
+        ticket = port.ticket(blobs.file(name), digest=UNCHECKED, holder=str(arguments.get("_user", "")))
+        return {"address": port.address, "fingerprint": port.fingerprint, "ticket": ticket}
+
+    return {"upload": upload, "blob": blob}
 
 
 def remote_verbs(engine: Engine, powers: Powers) -> dict[str, View]:
