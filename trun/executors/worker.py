@@ -21,6 +21,7 @@ import signal
 import socket
 import sys
 import types
+from _signal import getsignal  # type: ignore[import-not-found]  # that of ``signal`` costs a failed enum
 from collections import deque
 from pathlib import Path
 from typing import Any, NoReturn
@@ -52,6 +53,7 @@ _IOLBF = 1
 CLEAN = 113
 
 libc = ctypes.CDLL(None, use_errno=True)
+_ANY_END = os.WEXITED | os.WNOHANG | os.WNOWAIT
 
 
 def run(fds: list[int], *, name: str, place: Place, parent: int) -> NoReturn:
@@ -102,7 +104,8 @@ class Worker:
         self._pid = os.getpid()
         self._interrupt: Interrupt | None = None
         faulthandler.enable(file=2)
-        signal.signal(signal.SIGTERM, self._on_term)
+        self._term = self._on_term
+        signal.signal(signal.SIGTERM, self._term)
 
     def serve(self) -> int:
         """Run orders until the connection ends or an attempt makes it necessary to go; return the exit code."""
@@ -127,8 +130,8 @@ class Worker:
         self._end_log(log_name(envelope.uid, envelope.run, envelope.attempt))
         if self._stdout is not sys.stdout or self._stderr is not sys.stderr:
             sys.stdout, sys.stderr = self._stdout, self._stderr
-        if signal.getsignal(signal.SIGTERM) != self._on_term:
-            signal.signal(signal.SIGTERM, self._on_term)
+        if getsignal(signal.SIGTERM) is not self._term:
+            signal.signal(signal.SIGTERM, self._term)
         if leaving:
             self._write(encode(Leaving(reason=leaving)))
         self._write(encode(ended))
@@ -212,7 +215,10 @@ class Worker:
             os.close(fd)
 
     def _flush(self) -> None:
-        for stream in (sys.stdout, sys.stderr, self._stdout, self._stderr):
+        streams = [self._stdout, self._stderr]
+        if sys.stdout is not self._stdout or sys.stderr is not self._stderr:
+            streams += [sys.stdout, sys.stderr]
+        for stream in streams:
             try:
                 stream.flush()
             except Exception:  # a payload may have put anything there
@@ -223,7 +229,7 @@ class Worker:
         """Give what the attempt printed its lasting name, if it printed anything."""
         self._flush()
         try:
-            printed = os.fstat(1).st_size or os.fstat(2).st_size
+            printed = _size(1) or _size(2)
         except OSError:  # closed by the payload
             printed = 1
         if printed:
@@ -248,10 +254,16 @@ def _streams() -> tuple[Any, Any]:
     return sys.stdout, sys.stderr
 
 
-def _has_children() -> bool:
-    """Whether this process has a child, living or dead; costs about 1 microsecond."""
+def _size(fd: int) -> int:
+    """Return the size of a file, which has no other place to write at than its end; a tenth of what ``fstat`` costs."""
     try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True
+        return os.lseek(fd, 0, os.SEEK_END)
+    except OSError:  # a pipe that a payload has put there
+        return os.fstat(fd).st_size
+
+
+def _has_children() -> bool:
+    """Whether this process has a child, living or dead; by C, since the error for "no child" would cost more than all
+    else here.
+    """
+    return bool(libc.waitid(os.P_ALL, 0, None, _ANY_END) == 0)
