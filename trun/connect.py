@@ -39,6 +39,8 @@ PATIENCE_S = 0.5
 CANCEL_S = 6.0
 #: Seconds after which a script that waits at its end for nothing that moves says so.
 STUCK_S = 3.0
+#: Jobs that are named where the end of a script waits for them.
+LEFT_SHOWN = 4
 #: Failures that are told one by one at the end.
 FAILURES_SHOWN = 5
 
@@ -50,7 +52,7 @@ def local(
     executor: str = "processes",
     resources: dict[str, float] | None = None,
     memo: str | os.PathLike[str] | None = None,
-    name: str = "local",
+    name: str | None = None,
 ) -> Service:
     """Start a private service on this machine and return its handle.
 
@@ -70,7 +72,7 @@ def local(
     memo
         Folder of the memo store.
     name
-        What the service is called in messages.
+        What the service is called in messages; default: ``local``, and ``local-2`` and so on while others are open.
 
     Returns
     -------
@@ -89,6 +91,7 @@ def local(
         if not isinstance(limit, (int, float)) or limit < 0:
             raise BadOption(f"resource {key!r} must have a limit of at least 0, not {limit!r}.")
     del memo
+    name = name or _free_name()
     if state is None:
         folder, run = folders.new_run_folder()
     else:
@@ -114,6 +117,9 @@ def local(
         kill(process)
         raise
     _remember(made, process)
+    if name != "local":  # the record shall go by the same name as the service did
+        with contextlib.suppress(OSError):
+            (folder / folders.NAME).write_text(name)
     return made
 
 
@@ -275,6 +281,12 @@ def _remember(made: Service, process: subprocess.Popen[bytes]) -> None:
 _nodes: dict[Service, subprocess.Popen[bytes]] = {}
 
 
+def _free_name() -> str:
+    """Return ``local``, or ``local-2`` and so on where this process has services of these names open."""
+    taken = {made.name for made in list(_nodes) if not made.closed and made._pid == os.getpid()}
+    return next(name for name in ("local", *(f"local-{n}" for n in range(2, len(taken) + 3))) if name not in taken)
+
+
 def _interrupted() -> BaseException | None:
     """Return the exception that ends the interpreter, if one does."""
     if hasattr(sys, "ps1") or "ipykernel" in sys.modules:
@@ -289,6 +301,7 @@ def _at_exit() -> None:
     late = False
     if error is None:
         try:
+            _tell_what_waits(mine)
             for made in mine:
                 _close(made)
         except KeyboardInterrupt as interrupt:
@@ -314,8 +327,6 @@ def _close(made: Service) -> None:
             unfinished = made.ask("summary")["unfinished"]
             if unfinished:
                 say(f"{_jobs(unfinished)} on {made.name} {'goes' if unfinished == 1 else 'go'} on; trun ps")
-        else:
-            _say_if_stuck(made)
         made.close()
     except ServiceUnavailable as gone:
         say(str(gone))
@@ -324,16 +335,53 @@ def _close(made: Service) -> None:
             say(str(made.gone))
 
 
-def _say_if_stuck(made: Service) -> None:
-    """Give the jobs a moment; if nothing runs and nothing will soon, say what the end of the script waits for."""
-    if made.gone is not None or concurrent.futures.wait([made.begin_drain()], STUCK_S).done:
-        return
-    left = made.ask("ps", state="new,held,waiting,queued,running,lost", limit=3)
-    counts = made.ask("summary")["counts"]
-    if left["jobs"] and not counts.get("running") and not counts.get("queued"):
-        job = left["jobs"][0]
-        waiting = f"{job['id']} {job['reason']}".strip()
-        say(f"waiting for {_jobs(left['total'])} on {made.name}: {waiting} (trun why {job['id']}; Ctrl-C cancels)")
+def _tell_what_waits(services_: list[Service]) -> None:
+    """Wait for the jobs of this script; where nothing runs and jobs are left, say once which, and what can be done."""
+    endings = {}
+    for made in services_:
+        if not made.detach and not made.closed and made.gone is None:
+            with contextlib.suppress(ServiceUnavailable):
+                endings[made] = made.begin_drain()
+    while endings:
+        late = concurrent.futures.wait(endings.values(), STUCK_S).not_done
+        for made in [made for made, ending in endings.items() if ending not in late or _told_what_waits(made)]:
+            del endings[made]
+
+
+def _told_what_waits(made: Service) -> bool:
+    """Say which jobs the end of the script waits for, if none of them runs; False if some do."""
+    try:
+        counts = made.ask("summary")["counts"]
+        if any(counts.get(state) for state in ("new", "queued", "running", "lost")):
+            return False
+        left = made.ask("ps", state=["held", "waiting"], limit=LEFT_SHOWN)
+    except TrunError:
+        return True
+    if left["jobs"]:
+        say(_left_line(made, left["jobs"], left["total"]))
+    return bool(left["jobs"])
+
+
+def _left_line(made: Service, jobs: list[dict[str, Any]], total: int) -> str:
+    said = [f"{job['id']} ({str(job['reason']).partition(' (trun ')[0]})" for job in jobs]
+    more = [f"{total - len(jobs)} more"] if total > len(jobs) else []
+    run = Path(made.folder)
+    run_word = run.name if run.parent.name == "runs" else str(run)
+    which = "" if where(made, "") == "" else f" --service {run_word}"
+    held = " ".join(job["id"] for job in jobs if job["state"] == "held")
+    orders = [f"trun release{which} {held}"] if held else []
+    orders.append(f"trun cancel{which} {' '.join(job['id'] for job in jobs)} (or Ctrl-C)")
+    orders.append(f"Ctrl-\\ and later trun resume {run_word}")
+    what = f"waiting for {_jobs(total)} on {made.name}: {', '.join(said + more)}"
+    return f"{what}; {', '.join(orders[:-1])}, or {orders[-1]}"
+
+
+def where(made: Service, label: str) -> str:
+    """Return the word by which a verb finds a job of this script: with its run where several services are open."""
+    run = Path(made.folder)
+    if len([each for each in _nodes if each._pid == os.getpid()]) < 2 or run.parent.name != "runs":
+        return label
+    return f"{run.name}/{label}"
 
 
 def _cancel(services_: list[Service], error: BaseException) -> None:
@@ -390,7 +438,8 @@ def _report_failures(made: Service) -> None:
     """Say which jobs failed without anybody having asked for their outcome: a line each."""
     left = [job for job in made.unheard.values() if not job._is_minded]
     for job in left[:FAILURES_SHOWN]:
-        say(f"{job._label} failed: {job._in_short()} (trun why {job._label}, trun logs {job._label})")
+        word, place = where(made, job._label), "" if made.name == "local" else f" on {made.name}"
+        say(f"{job._label}{place} failed: {job._in_short()} (trun why {word}, trun logs {word})")
     if len(left) > FAILURES_SHOWN:
         say(f"{len(left) - FAILURES_SHOWN} more jobs failed (trun ps --all --state failed)")
 

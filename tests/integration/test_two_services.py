@@ -179,6 +179,7 @@ def test_jobs_that_wait_for_a_service_that_dies_are_cancelled(far: trun.Service,
     doomed = trun.local(workers=1)
     job = trun.submit(wait_for_file, str(tmp_path / "never"), service=doomed)
     waiting = trun.submit(give, 3, when=job.isended, service=far)
+    assert job.id
     assert waiting.id
 
     holder = folders.holder(Path(doomed.wait_ready().folder))

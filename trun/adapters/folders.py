@@ -50,6 +50,8 @@ DOUBTFUL_FILE_SYSTEMS = frozenset({"lustre", "gpfs", "beegfs", "ceph", "fuse.glu
 
 #: File in a state folder with the limits of its counted resources.
 LIMITS = "limits.json"
+#: File in a state folder with the name of its service, where that is not ``local``.
+NAME = "name"
 
 
 def state_folder() -> Path:

@@ -32,13 +32,15 @@ VERBS = {
     "request-access": ("people", "ask the operator of a service to let you in"),
     "resume": ("resuming", "carry on what a run has left unfinished"),
     "recover": ("recovering", "save what can be read of a damaged journal"),
+    "agent": ("agent", "keep the key in a small process: start, stop, list, lock, forget"),
+    "revoke": ("revoking", "end a token that was lent"),
     "doctor": ("doctoring", "check this installation, with a fix for each fault"),
     "explain": ("explaining", "explain an error code such as T101"),
     "completion": ("completing", "print a completion script for bash, zsh or fish"),
     "__complete": ("completing", ""),
 }
 #: Verbs that are named in the design and do not exist yet.
-LATER = ("agent", "config", "memo", "plan", "recover", "revoke", "schedule", "web")
+LATER = ("config", "memo", "plan", "schedule", "web")
 
 OK, FAILED, USAGE, WAITING, UNREACHABLE, HELD, FAULT, INTERRUPTED = 0, 1, 2, 3, 4, 5, 70, 130
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from trun.adapters import folders
-from trun.errors import ServiceUnavailable, StateError, TrunError, UnknownName, nearest
+from trun.errors import ServiceUnavailable, StateDamaged, StateError, TrunError, UnknownName, nearest
 from trun.service import Service
 
 #: Seconds that a living service may take to greet, and to answer a question.
@@ -154,7 +154,7 @@ def place_of(folder: Path) -> Place | None:
     facts: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
         facts = json.loads((folder / "node.json").read_text())
-    name = str(facts.get("name") or "local")
+    name = str(facts.get("name") or _noted_name(folder))
     if holder is None or facts.get("pid") != holder.pid:
         return Place(folder=folder, run=folder.name, name=name, since=written)
     return Place(
@@ -166,6 +166,12 @@ def place_of(folder: Path) -> Place | None:
         owner=int(facts.get("owner") or 0),
         since=holder.since or written,
     )
+
+
+def _noted_name(folder: Path) -> str:
+    with contextlib.suppress(OSError, ValueError):
+        return (folder / folders.NAME).read_text() or "local"
+    return "local"
 
 
 def _other_services(known: set[str]) -> Iterator[Place]:
@@ -260,8 +266,8 @@ class Search:
 
     def __init__(self, places: Sequence[Place], *, opener: Callable[[Place], Source] = open_source) -> None:
         self.places = list(places)
-        #: Run -> why its service, which lives, does not answer.
-        self.silent: dict[str, ServiceUnavailable] = {}
+        #: Run -> why its service, which lives, does not answer, or why its record cannot be read.
+        self.silent: dict[str, TrunError] = {}
         self._opener = opener
         self._open: dict[Path, Source] = {}
 
@@ -290,7 +296,7 @@ class Search:
             if place.run not in self.silent:
                 try:
                     yield self.source(place)
-                except ServiceUnavailable as error:
+                except (ServiceUnavailable, StateDamaged) as error:
                     self.silent[place.run] = error
 
     def refuse_silence(self) -> None:

@@ -117,7 +117,8 @@ def _carry_on(place: Place, workers: int | None, resources: dict[str, float], pa
         _stop(service)
         raise
     _stop(service)
-    print(summary(follower.ended, paint))
+    if follower.ended or not stuck:
+        print(summary(follower.ended, paint))
     for job, reason in stuck:
         print(fit(f"{job} is left: {reason}", paint))
     return verdict(follower.ended, never) or (WAITING if stuck else 0)
