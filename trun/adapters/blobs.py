@@ -10,13 +10,15 @@ decided here. Rule: names come from outside, so nothing but our own names is eve
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import mmap
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from trun.errors import ProtocolError
+from trun.errors import ProtocolError, StateError, StateFull
 from trun.messages import Blob
 
 #: Buffers of this size and above (bytes) travel as files.
@@ -33,7 +35,13 @@ class BlobFolder:
         self.path = Path(path)
 
     def write(self, buffers: Iterable[memoryview | bytes | bytearray]) -> Blob:
-        """Write the buffers one after the other into a new file, durable when this returns."""
+        """Write the buffers one after the other into a new file, durable when this returns.
+
+        Raises
+        ------
+        StateFull, StateError
+            The folder cannot be written; nothing is left of the file.
+        """
         pieces = [piece for piece in (memoryview(buffer).cast("B") for buffer in buffers) if piece.nbytes]
         name = os.urandom(16).hex()
         target = self.path / name
@@ -47,10 +55,19 @@ class BlobFolder:
                 os.close(fd)
             part.rename(target)
             self._sync_folder()
-        except BaseException:
-            part.unlink(missing_ok=True)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                part.unlink()
+            if isinstance(error, OSError):
+                raise self._ours(error) from error
             raise
         return Blob(name, size)
+
+    def _ours(self, error: OSError) -> StateError:
+        facts = {"path": str(self.path), "errno": error.errno}
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return StateFull(f"no space is left for {self.path}, where big values are put; free some.", **facts)
+        return StateError(f"{self.path}, where big values are put, cannot be written ({error.strerror}).", **facts)
 
     def _create(self, part: Path) -> int:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC

@@ -31,7 +31,7 @@ from trun.adapters import exceptions, functions, places, unpicklable, untrusted
 from trun.adapters.blobs import BIG_BYTES, BlobFolder
 from trun.adapters.values import plain_part
 from trun.core.codec import encode
-from trun.errors import NotPicklable
+from trun.errors import NotPicklable, StateError
 from trun.messages import AnyEvent, Blob, Entry, ErrorInfo, Payload
 
 Big = Callable[[memoryview], Blob]
@@ -156,6 +156,8 @@ def dump_call(
     ------
     NotPicklable
         Names the part by its path inside the arguments.
+    StateFull, StateError
+        A big buffer cannot be written to the service's folder.
     """
     value = (args, kwargs)
     outer, met = _state.met, []  # type: tuple[list[str] | None, list[str]]
@@ -163,6 +165,8 @@ def dump_call(
     try:
         try:
             payload = _dump(value, met, big)
+        except StateError:
+            raise
         except Exception as error:
             raise _explained_call(args, kwargs, error) from error
     finally:
@@ -175,8 +179,8 @@ def defer(uid: str, path: Path_ = ()) -> Any:
     met = _state.met
     if met is None:
         raise NotPicklable(
-            "the result of a job that has not been computed yet can only travel as an argument of a job; "
-            "call .result() first to have its value here."
+            "a job, which stands for its result, can only travel as an argument of a job, not in a closure, a global "
+            "variable or a result; call .result() first and take its value."
         )
     met.append(uid)
     return fill, (uid, path)
@@ -224,9 +228,13 @@ def dump_result(value: Any, *, big: Big | None = None) -> tuple[Payload, dict[st
     ------
     NotPicklable
         Names the part by its path inside the result.
+    StateFull, StateError
+        A big buffer cannot be written to the service's folder.
     """
     try:
         return _dump(value, None, big), plain_part(value)
+    except StateError:
+        raise
     except Exception as error:
         raise _explained(value, "result", "result", error) from error
 

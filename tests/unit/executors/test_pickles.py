@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import errno
 import os
 import pickle
 import socket
@@ -22,9 +23,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trun import errors
-from trun.adapters import pickles, places, values
+from trun.adapters import blobs, pickles, places, values
 from trun.adapters.blobs import BIG_BYTES, BlobFolder
-from trun.errors import BadOption, JobFailed, NotPicklable, ProtocolError, RemoteTraceback, WorkerDied
+from trun.errors import BadOption, JobFailed, NotPicklable, ProtocolError, RemoteTraceback, StateFull, WorkerDied
 from trun.messages import Blob, Completed, Entry, ErrorInfo, Payload
 
 
@@ -414,6 +415,21 @@ def test_an_empty_blob_is_a_blob(tmp_path: Path) -> None:
     folder = BlobFolder(tmp_path)
 
     assert bytes(folder.open(folder.write([]))) == b""
+
+
+def test_a_full_disk_is_not_laid_at_the_value_s_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, pieces: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(blobs, "_write_all", full)
+    big, write = bytes(2 * BIG_BYTES), pickles.blob_writer(tmp_path)
+
+    for dump in (lambda: pickles.dump_result([big], big=write), lambda: pickles.dump_call((big,), {}, big=write)):
+        with pytest.raises(StateFull, match="no space is left") as caught:
+            dump()
+        assert str(tmp_path) in str(caught.value)
+        assert caught.value.errno == errno.ENOSPC
+    assert list((tmp_path / "blobs").iterdir()) == []
 
 
 def test_only_our_own_names_are_opened(tmp_path: Path) -> None:
