@@ -19,7 +19,7 @@ from trun.executors.context import current_job
 from trun.groups import Group
 from trun.handles import Job
 from trun.joboptions import make_options
-from trun.jobs import LOSERS, JobFunction, link_foreign, make_spec, new_uid, submit_call
+from trun.jobs import LOSERS, JobFunction, link_foreign, make_spec, new_uid, submit_call, with_origins
 from trun.messages import GroupSpec, JobSpec
 from trun.service import Service
 
@@ -72,7 +72,9 @@ def map(fn: Callable[..., Any], /, *iterables: Iterable[Any], chunk: int = 1, **
         needed.update(inputs)
         pairs.append((spec, Job(service, spec.uid, spec.name)))
     group = Group(service, uid, name, [job for _, job in pairs], chunk)
-    link_foreign(service, tuple(needed), checked.when)
+    origins = link_foreign(service, tuple(needed), checked.when)
+    if origins:
+        pairs = [(with_origins(spec, origins), job) for spec, job in pairs]
     service.add_listener(uid, group)
     made = [GroupSpec(uid, name, len(pairs))]
     if not pairs:
@@ -163,7 +165,7 @@ def first(
     race = Race(target, spec.uid, name, jobs)
     for job in jobs:
         job._in_race = True
-    link_foreign(target, (), condition)
+    spec = with_origins(spec, link_foreign(target, (), condition))
     target.submit_specs([(spec, race)])
     return race
 

@@ -59,7 +59,7 @@ def bring_file(service: Service, uid: str, blob: Blob, target: Path) -> None:
     from trun.adapters import transfer
 
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    where = _where(service, "blob", uid=uid, name=blob.name)
+    where = _where(service, "blob", uid=uid, name=blob.name, checked=True)
     transfer.fetch(*where, target, size_cap=LARGEST, key=f"{uid}-{blob.name}")
 
 

@@ -30,12 +30,13 @@ from trun.conditions import check, wire
 from trun.conditions.algebra import And, Condition
 from trun.conditions.atoms import Atom, IsCompleted, JobAtom, Level
 from trun.deferred import Piece
+from trun.delegating import delegate
 from trun.errors import BadOption, NeverCondition, UnknownName, UsageError
 from trun.executors.context import current_job
 from trun.groups import Group
 from trun.handles import Job
 from trun.joboptions import OPTIONS, PLAIN, UNSET, Options, make_options
-from trun.messages import Call, Completed, Failed, JobSpec, Perform, Performed
+from trun.messages import Call, Completed, Failed, JobSpec, Origin, Perform, Performed
 from trun.outcomes import known_jobs
 from trun.relaying import relay
 from trun.service import Service
@@ -192,7 +193,7 @@ def submit_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
         raise BadOption(f"isolation='inline' is for a local service of this process, not for {service}.")
     spec, inputs = make_spec(fn, args, kwargs, options, service)
     job = Job(service, spec.uid, spec.name)
-    link_foreign(service, inputs, options.when)
+    spec = with_origins(spec, link_foreign(service, inputs, options.when))
     service.submit_specs([(spec, job)])
     return job
 
@@ -318,8 +319,16 @@ def condition_bytes(when: Any, inputs: tuple[str, ...], options: Options, servic
     return wire.dumps(condition)
 
 
-def link_foreign(service: Service, inputs: tuple[str, ...], when: Any) -> None:
-    """Tell the service of what it cannot see itself: jobs of other services, and atoms that live in this process."""
+def with_origins(spec: JobSpec, origins: list[Origin]) -> JobSpec:
+    """Write down where the service can hear the other services that a job waits for."""
+    return msgspec.structs.replace(spec, origins=tuple(origins)) if origins else spec
+
+
+def link_foreign(service: Service, inputs: tuple[str, ...], when: Any) -> list[Origin]:
+    """See to it that the service learns of what is not its own: jobs elsewhere, and atoms that live in this process.
+
+    Returns where it can hear the other services by itself; what it cannot hear is passed on by this process.
+    """
     subjects = set(inputs)
     condition = as_condition(when)
     if condition is not None:
@@ -328,10 +337,19 @@ def link_foreign(service: Service, inputs: tuple[str, ...], when: Any) -> None:
                 subjects.add(atom.subject)
             elif isinstance(atom, Atom | Level):
                 atom.watch(service.atom_moved)
+    foreign: dict[Service, set[str]] = {}
     for uid in subjects:
         job = known_jobs.get(uid)
         if job is not None and job.service is not service:
-            relay(uid, origin=job.service, target=service)
+            foreign.setdefault(job.service, set()).add(uid)
+    found: list[Origin] = []
+    for origin, streams in foreign.items():
+        lent = delegate(streams, origin=origin, target=service)
+        found += lent
+        if not lent:
+            for uid in streams:
+                relay(uid, origin=origin, target=service)
+    return found
 
 
 def perform(service: Service, wanted: Perform) -> None:

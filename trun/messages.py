@@ -567,6 +567,15 @@ class OwnerLeft(Message, frozen=True):
     session: str
 
 
+class Unheard(Message, frozen=True):
+    """The node cannot hear these streams of another service by itself; the session that wants them is asked."""
+
+    session: str
+    service_key: str
+    streams: tuple[str, ...]
+    reason: str = ""
+
+
 class Tick(Message, frozen=True):
     """Time has passed."""
 
@@ -680,5 +689,15 @@ AnyRequest = (
 )
 AnyAnswer = Welcome | Entries | Gap | Answer | Refuse | Perform | Bounce
 AnyReport = (
-    Ended | Emitted | Returned | Missing | Adopted | ResourcesLowered | AtomMoved | Replayed | OwnerLeft | Tick
+    Ended
+    | Emitted
+    | Returned
+    | Missing
+    | Adopted
+    | ResourcesLowered
+    | AtomMoved
+    | Replayed
+    | OwnerLeft
+    | Unheard
+    | Tick
 )

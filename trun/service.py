@@ -28,6 +28,7 @@ from trun.messages import (
     AnyAnswer,
     AnyRequest,
     Ask,
+    Bounce,
     Bye,
     Cancel,
     Credit,
@@ -44,6 +45,7 @@ from trun.messages import (
     JobSpec,
     Listen,
     Perform,
+    Present,
     Refuse,
     Release,
     Resume,
@@ -102,7 +104,9 @@ class Service:
         self._definitions: dict[str, bytes] = {}
         self._answers: dict[str, Future[Any]] = {}
         #: Streams of other services that are passed on to this one (see ``trun.relaying``).
-        self.abroad: set[str] = set()
+        self.abroad: dict[str, Any] = {}
+        #: Tokens that we show before the greeting.
+        self.tokens: tuple[str, ...] = ()
         self._consumed = 0
         self._tokens = 0
         self._ups = 0
@@ -134,7 +138,9 @@ class Service:
         self._greet()
 
     def _greet(self) -> None:
-        self._send([Hello(session=self.session, pid=os.getpid(), detach=self.detach), Credit(entries=CREDIT)])
+        hello = Hello(session=self.session, pid=os.getpid(), detach=self.detach)
+        shown = [Present(tokens=self.tokens)] if self.tokens else []
+        self._send([*shown, hello, Credit(entries=CREDIT)])
 
     def _send(self, messages: Sequence[AnyRequest]) -> None:
         if self._gone is not None:
@@ -195,8 +201,8 @@ class Service:
                     future.set_result(answer)
             elif kind is Refuse:
                 self._refused(answer)  # type: ignore[arg-type]
-            elif kind is Perform:
-                doors["perform"](self, answer)
+            elif kind in _DOORS:
+                doors[_DOORS[kind]](self, answer)
             elif kind is Welcome:
                 self._welcomed(answer)  # type: ignore[arg-type]
             elif kind is Gap:
@@ -248,6 +254,8 @@ class Service:
         if streams:
             messages.append(Listen(streams=streams))
         self._wire.send(messages)  # type: ignore[union-attr]
+        for relayed in list(self.abroad.values()):
+            relayed.again()
 
     def link_state(self, state: str) -> None:
         """Hear from the wire that it is ``up`` again or ``down`` (in its thread)."""
@@ -437,6 +445,11 @@ class Service:
             raise
         self._leave()
 
+    def leave_quietly(self) -> None:
+        """Say goodbye at once; nothing of ours is waited for."""
+        if not self.closed:
+            self._leave()
+
     def _leave(self) -> None:
         self.closed = True
         if self._gone is None and self._wire is not None:
@@ -491,6 +504,7 @@ def remote_error(info: ErrorInfo) -> Exception:
 
 #: What the doors above offer; they put themselves in.
 doors: dict[str, Callable[..., Any]] = {}
+_DOORS: dict[type, str] = {Perform: "perform", Bounce: "bounce"}
 
 _stack: contextvars.ContextVar[tuple[Service, ...]] = contextvars.ContextVar("trun_service", default=())
 _default: Service | None = None

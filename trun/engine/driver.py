@@ -27,7 +27,8 @@ class Driver:
     """Runs an engine until it is told to stop.
 
     ``owner_pid`` is the process that a private node belongs to: when it dies without a word, the node stops what runs,
-    keeps the record, and ends.
+    keeps the record, and ends. Where the executor can, running jobs of other nodes live on when the node ends, and the
+    next one of the same folder finds them again; ``stop(kill=True)`` ends them.
     """
 
     def __init__(self, engine: Engine, *, owner_pid: int | None = None, outlive: bool = False) -> None:
@@ -38,6 +39,7 @@ class Driver:
         self._outlive = outlive
         self._pidfds: dict[int, Callable[[], None]] = {}
         self._signalled = False
+        self._leaves_jobs = "attach" in engine.executor.capabilities
         self._looked = 0.0
         engine.on_session = self._watch_session
         if owner_pid:
@@ -70,9 +72,10 @@ class Driver:
             _log.warning("owner process has gone")
         self.owner_left = True
 
-    def stop(self) -> None:
-        """Ask the loop to end after the present step (safe in a signal handler)."""
+    def stop(self, *, kill: bool = False) -> None:
+        """Ask the loop to end after the present step (safe in a signal handler); ``kill`` ends running jobs too."""
         self._signalled = True
+        self._leaves_jobs = self._leaves_jobs and not kill
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -104,6 +107,8 @@ class Driver:
                 inputs.extend((peer, request) for request in requests)
         inputs.extend((b"", report) for report in engine.executor.poll(engine.clock.now()))
         inputs.extend((b"", report) for report in self.watchers.take())
+        if engine.mail is not None:
+            inputs.extend((b"", letter) for letter in engine.mail.take())
         return inputs
 
     def _deadline(self) -> float | None:
@@ -132,6 +137,9 @@ class Driver:
         longest = SPACE_S if self.engine.is_short_of_space else IDLE_S
         if self.engine.gate is not None and self.engine.gate.next_look is not None:
             longest = min(longest, self.engine.gate.next_look)
+        if self.engine.mail is not None:
+            poll.register(self.engine.mail.fd(), select.POLLIN)
+            longest = min(longest, self.engine.mail.next_look() or longest)
         wait = longest if deadline is None else min(longest, max(0.0, deadline - self.engine.clock.now()))
         for fd, _ in poll.poll(wait * 1000 + 0.5 if wait else 0):
             gone = self._pidfds.pop(fd, None)
@@ -142,10 +150,12 @@ class Driver:
     def close(self) -> None:
         """Stop the workers (unless they outlive us) and close what was opened."""
         self.watchers.close()
+        if self.engine.mail is not None:
+            self.engine.mail.close()
         for fd in self._pidfds:
             os.close(fd)
         self._pidfds = {}
-        self.engine.executor.close()
+        self.engine.executor.close(detach=self._leaves_jobs)
         if self.engine.endpoint is not None:
             self.engine.endpoint.close()
         self.engine.journal.close()

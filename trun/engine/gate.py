@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
@@ -34,6 +35,7 @@ from trun.messages import (
     Blob,
     Bye,
     Cancel,
+    Credit,
     Do,
     ErrorInfo,
     Hello,
@@ -50,6 +52,7 @@ from trun.messages import (
     SetAtom,
     Submit,
     Tell,
+    Unlisten,
 )
 
 _audit = logging.getLogger("trun.audit")
@@ -58,6 +61,10 @@ _audit = logging.getLogger("trun.audit")
 LOOK_S = 0.5
 #: Requests of one stranger that are answered; afterwards they are dropped in silence.
 STRANGER_ANSWERS = 5
+#: Requests that change and show nothing: only their refusal is audited.
+_QUIET = (Credit, Unlisten, Bye)
+#: Resources that the tokens of one peer may open at a time.
+GRANTS = 50_000
 #: Streams that are no job.
 _STREAMS = ("condition", "service")
 
@@ -78,6 +85,11 @@ class Grant(Protocol):
     @property
     def expires(self) -> float:
         """Seconds since the epoch, UTC."""
+        ...
+
+    @property
+    def resources(self) -> tuple[str, ...]:
+        """What it speaks of."""
         ...
 
     def allows(self, op: str, resource: str) -> bool:
@@ -124,7 +136,8 @@ class _Peer:
         self.name = name
         self.session = ""
         self.told = 0
-        self.grants: list[Grant] = []
+        #: {resource: the newest token that speaks of it}
+        self.grants: OrderedDict[str, Grant] = OrderedDict()
         #: What the key could do when it was heard last.
         self.roles: frozenset[str] = frozenset()
         #: Streams of other services that it may pass on.
@@ -207,7 +220,7 @@ class Gate:
                 if known.told > STRANGER_ANSWERS:
                     raise Refusal(None) from None
             raise refusal
-        if not isinstance(message, (Hello, Listen)) or known.grants:
+        if not isinstance(message, _QUIET):
             self._log(known, message, "allowed")
         return found
 
@@ -215,7 +228,8 @@ class Gate:
         what = type(message).__name__
         if isinstance(message, Ask):
             what += f" {message.verb[:40]!r}"
-        ids = ",".join(grant.ids[-1][:16] for grant in peer.grants) or "-"
+        newest = next(reversed(peer.grants.values()), None)
+        ids = newest.ids[-1][:16] if newest is not None else "-"
         _audit.info("%s user=%s key=%s operation=%s tokens=%s", verdict, peer.name, peer.user, what, ids)
 
     # -- each kind of request
@@ -281,7 +295,10 @@ class Gate:
                 grant = self._powers.check(token, peer.user, now)
             except NotAuthorised as error:
                 raise Refusal(error) from None
-            peer.grants = [*peer.grants[-63:], grant]
+            for resource in grant.resources:
+                peer.grants[resource] = grant
+            while len(peer.grants) > GRANTS:
+                peer.grants.popitem(last=False)
         return message
 
     # -- what may be seen
@@ -301,14 +318,14 @@ class Gate:
 
     def _by_token(self, peer: _Peer, op: str, resource: str) -> Grant | None:
         now = time.time()
-        for grant in peer.grants:
+        for grant in filter(None, (peer.grants.get(resource), peer.grants.get("*"))):
             if grant.expires > now and grant.allows(op, resource) and not self._powers.is_revoked(grant.ids):
-                if "read" in self._powers.roles(grant.user) or "admin" in self._powers.roles(grant.user):
+                roles = self._powers.roles(grant.user)
+                if allows(roles, "read"):
                     return grant
-                if resource.startswith("job:"):
-                    record = self._machine.records.get(resource[4:])
-                    if record is not None and record.spec.owner == grant.user:
-                        return grant
+                record = self._machine.records.get(resource.removeprefix("job:"))
+                if roles and record is not None and record.spec.owner == grant.user:
+                    return grant
         return None
 
     def _listen_all(self, peer: _Peer, roles: frozenset[str], message: Listen) -> Listen:

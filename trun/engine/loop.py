@@ -1,13 +1,10 @@
 """The engine: one thread that owns one machine.
 
-``step`` is the whole life of a service: what arrived goes into the machine, the effects that come back are sorted
-into one commit and into what may happen after it, the journal commits, and only then does the world hear of it:
-executors start and stop, streams are published, requests are answered. Nothing is acknowledged, started or published
-before its commit.
+``step`` is the whole life of a service: what arrived goes into the machine, the effects that come back are sorted,
+the journal commits, and only then does the world hear of it. Nothing is acknowledged, started or published before.
 
-It knows ports only (journal, executor, endpoint, clock); it decides nothing. Who may come in: the node and, later, the
-in-process driver of the step door. Rule: no second loop beside this one; whatever must happen on a service passes
-``step``.
+It knows ports only; it decides nothing. Who may come in: the node and, later, the in-process driver of the step door.
+Rule: no second loop beside this one; whatever must happen on a service passes ``step``.
 """
 
 from __future__ import annotations
@@ -35,6 +32,7 @@ from trun.messages import (
     AnyReport,
     AnyRequest,
     Ask,
+    Bounce,
     Bye,
     Cancel,
     Completed,
@@ -63,6 +61,7 @@ from trun.messages import (
     Submitted,
     Suspend,
     Tick,
+    Unheard,
     Unlisten,
     Welcome,
 )
@@ -79,6 +78,34 @@ class View(Protocol):
 
     def __call__(self, engine: Engine, arguments: dict[str, Any]) -> Any:
         """Return plain data."""
+        ...
+
+
+class Mail(Protocol):
+    """Hears other services (``trun.correspondence``)."""
+
+    def want(self, spec: JobSpec) -> None:
+        """Listen to the streams that a job waits for."""
+        ...
+
+    def release(self, spec: JobSpec) -> None:
+        """A job has ended."""
+        ...
+
+    def take(self) -> Sequence[Relay | Unheard]:
+        """Return what has come."""
+        ...
+
+    def fd(self) -> int:
+        """Return the descriptor that tells of it."""
+        ...
+
+    def next_look(self) -> float | None:
+        """Return the seconds until ``take`` should be called again."""
+        ...
+
+    def close(self) -> None:
+        """End all."""
         ...
 
 
@@ -106,6 +133,8 @@ class Engine:
         self.views = views
         #: Asked about everybody but the owner of the service.
         self.gate = gate
+        #: Hears other services for our jobs.
+        self.mail: Mail | None = None
         self.streams = Subscriptions(journal)
         self.payloads = Payloads(journal, machine)
         self.sessions: dict[str, Session] = {}
@@ -119,6 +148,8 @@ class Engine:
         self.counts: Counter[str] = Counter()
         self._resumes: dict[tuple[str, int], tuple[str, str]] = {}
         self._draining = False
+        #: Tells the executor that what it has reported is durable.
+        self._committed: Callable[[], None] = getattr(executor, "committed", lambda: None)
         # what the present step gathers
         self._batch = Batch()
         self._dirty: dict[str, None] = {}
@@ -161,6 +192,7 @@ class Engine:
             self.full = error
         else:
             self.full = None
+            self._committed()
             self._act()
 
     @property
@@ -315,8 +347,16 @@ class Engine:
         if isinstance(entry.event, FINAL):
             self.counts[record.life.state.value] += 1
             session.unfinished -= 1
+            if record.spec.origins and self.mail is not None:
+                self.mail.release(record.spec)
         else:
             session.unfinished += 1
+            if record.spec.origins and self.mail is not None:
+                self.mail.want(record.spec)
+
+    def _unheard(self, peer: bytes, message: Unheard, now: float) -> None:
+        bounce = Bounce(service_key=message.service_key, streams=message.streams, reason=message.reason)
+        self._reply_to(message.session, bounce)
 
     def result(self, uid: str) -> Payload | None:
         """Return the result of a completed job, following the winners of races; None where there is none."""
@@ -493,6 +533,7 @@ _TAKE: dict[type, Callable[..., None]] = {
     Resume: Engine._resume,
     Drain: Engine._drain,
     Performed: Engine._performed,
+    Unheard: Engine._unheard,
     Present: lambda engine, peer, message, now: None,  # the gate has looked at it
     Bye: Engine._bye,
 }

@@ -1,0 +1,262 @@
+"""A node hears other services by itself: streams that its jobs wait for, from where they are written.
+
+A job's ``origins`` say where, which key must answer there, and which token lets the job's service listen; so the client
+that submitted it may leave. For each service there is one connection, made again whenever it breaks; every
+entry comes to the engine like one that a client relayed. What cannot be reached or is refused is told to the client
+("bounce"), who may pass the stream on; when the token has expired the stream ends here as cancelled.
+
+Who may come in: the node. Threads: ``want``, ``release`` and ``take`` belong to the engine's thread, the rest to links.
+Rule: a condition that waits for another service is told something at last, whatever happens there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+
+from trun.adapters.sockets import Wake
+from trun.errors import ProtocolError, TrunError
+from trun.messages import Blob, ErrorInfo, JobSpec, Origin, Present, Relay, Unheard
+from trun.relaying import Relayed
+from trun.service import Service
+
+_log = logging.getLogger(__name__)
+
+#: Seconds that another service may take to greet us before the client is asked to pass its streams on.
+BOUNCE_S = 3.0
+#: Seconds between two looks at what has expired.
+LOOK_S = 1.0
+
+
+class Inbox:
+    """Where the entries go: the engine of this node."""
+
+    closed = False
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.wake = Wake()
+        self._posts: deque[Relay] = deque()
+
+    def post(self, request: Relay) -> None:
+        """Take entries, in any thread."""
+        self._posts.append(request)
+        self.wake.set()
+
+    def keep(self, view: memoryview) -> Blob:
+        """Nothing is kept elsewhere: there is a folder."""
+        raise ProtocolError("the engine has a folder.")
+
+    def take(self) -> list[Relay]:
+        """Return what has come."""
+        self.wake.clear()
+        found = []
+        while self._posts:
+            found.append(self._posts.popleft())
+        return found
+
+
+class Correspondent:
+    """One connection to another service, and the streams that are heard over it."""
+
+    def __init__(self, key: str, service: Service) -> None:
+        #: As conditions name the service.
+        self.key = key
+        self.service = service
+        self.began = time.monotonic()
+        self.is_bounced = False
+        self.streams: dict[str, Heard] = {}
+
+
+def _expiry(token: str) -> float | None:
+    if not token:
+        return None
+    from trun.adapters import tokens
+
+    try:
+        return float(min(link["exp"] for link in tokens.inspect(token)))
+    except TrunError:
+        return 0.0
+
+
+class Correspondence:
+    """All that this node hears of other services.
+
+    Parameters
+    ----------
+    folder
+        State folder of the node: large parts of results are brought there.
+    secret, public
+        CURVE pair of the node.
+    name
+        What the node is called.
+    """
+
+    def __init__(self, folder: str, *, secret: str, public: str, name: str) -> None:
+        self._secret, self._public, self._name = secret, public, name
+        self._inbox = Inbox(folder)
+        self._all: dict[tuple[str, str], Correspondent] = {}
+        #: {stream: {job of ours that wants it: its session}}
+        self._wanted: dict[str, dict[str, str]] = {}
+        self._refused: deque[tuple[Correspondent, str, str]] = deque()
+        self._looked = 0.0
+
+    def fd(self) -> int:
+        """Return the descriptor that becomes readable when something has come."""
+        return self._inbox.wake.fd
+
+    # -- what jobs want
+
+    def want(self, spec: JobSpec) -> None:
+        """Listen to the streams that a job of ours waits for."""
+        for origin in spec.origins:
+            known = self._all.get((origin.address, origin.key))
+            if known is None:
+                known = self._all[origin.address, origin.key] = self._open(origin)
+            elif origin.token:
+                self._show(known.service, origin.token)
+            expires = _expiry(origin.token)
+            for uid in origin.streams:
+                self._wanted.setdefault(uid, {})[spec.uid] = spec.session
+                heard = known.streams.get(uid)
+                if heard is None:
+                    heard = known.streams[uid] = Heard(uid, known, self._inbox, self._refused)
+                    if origin.address and known.service.gone is None:
+                        known.service.listen(uid, heard)
+                    elif known.service.gone is not None:
+                        self._refused.append((known, uid, str(known.service.gone)))
+                        self._inbox.wake.set()
+                if heard.expires is not None:
+                    heard.expires = None if expires is None else max(heard.expires, expires)
+
+    def renew(self, spec: JobSpec, service_key: str, token: str) -> bool:
+        """Show a new token for what a job waits for; False where nothing is heard of that service for it."""
+        found = False
+        for origin in spec.origins:
+            known = self._all.get((origin.address, origin.key))
+            if known is None or origin.service_key != service_key:
+                continue
+            self._show(known.service, token)
+            for uid in origin.streams:
+                heard = known.streams.get(uid)
+                if heard is not None and not heard.is_over:
+                    heard.expires = _expiry(token)
+                    heard.again()
+                    found = True
+        return found
+
+    def _show(self, service: Service, token: str) -> None:
+        if token not in service.tokens:
+            service.tokens = (*service.tokens, token)
+            if service.gone is None:
+                service.post(Present(tokens=(token,)))
+
+    def release(self, spec: JobSpec) -> None:
+        """A job of ours has ended: what it alone wanted is not listened to any more."""
+        for origin in spec.origins:
+            for uid in origin.streams:
+                left = self._wanted.get(uid)
+                if left is not None:
+                    left.pop(spec.uid, None)
+                    if not left:
+                        del self._wanted[uid]
+            known = self._all.get((origin.address, origin.key))
+            if known is not None and not any(uid in self._wanted for uid in known.streams):
+                del self._all[origin.address, origin.key]
+                threading.Thread(target=_close, args=(known.service,), name="trun-goodbye", daemon=True).start()
+
+    def _open(self, origin: Origin) -> Correspondent:
+        service = Service(name=origin.service_key, address=origin.address, detach=True)
+        service.near = not origin.key
+        service.tokens = (origin.token,) if origin.token else ()
+        known = Correspondent(origin.service_key, service)
+        if not origin.address:
+            return known
+        from trun.adapters.wire import Curve, Link
+
+        try:
+            security = Curve(self._secret, self._public, server=origin.key) if origin.key else None
+            link = Link(origin.address, security=security)
+            link.on_messages(service.heard)
+            link.on_state(service.link_state)
+            service.attach(link)
+        except TrunError as error:
+            _log.warning("another service cannot be heard address=%s reason=%s", origin.address, error)
+            service.give_up(error)
+        return known
+
+    # -- what the engine gets
+
+    def take(self) -> list[Relay | Unheard]:
+        """Return what has come since the last call."""
+        found: list[Relay | Unheard] = list(self._inbox.take())
+        while self._refused:
+            known, uid, reason = self._refused.popleft()
+            found += self._bounce(known, (uid,), reason)
+        now = time.monotonic()
+        if self._all and now - self._looked >= LOOK_S:
+            self._looked = now
+            for known in list(self._all.values()):
+                found += self._look(known, now)
+        return found
+
+    def _look(self, known: Correspondent, now: float) -> list[Relay | Unheard]:
+        clock = time.time()
+        error = ErrorInfo(type="trun.errors.NotAuthorised", message="credential expired")
+        for heard in list(known.streams.values()):
+            if heard.expires is not None and clock > heard.expires and not heard.is_over:
+                Relayed.refuse(heard, error)
+        found: list[Relay | Unheard] = list(self._inbox.take())
+        is_silent = known.service.welcome is None and now - known.began > BOUNCE_S
+        if is_silent and not known.is_bounced:
+            known.is_bounced = True
+            found += self._bounce(known, tuple(known.streams), "it does not answer")
+        return found
+
+    def _bounce(self, known: Correspondent, streams: tuple[str, ...], reason: str) -> list[Unheard]:
+        sessions: dict[str, list[str]] = {}
+        for uid in streams:
+            for session in set(self._wanted.get(uid, {}).values()):
+                sessions.setdefault(session, []).append(uid)
+        return [
+            Unheard(session=session, service_key=known.key, streams=tuple(uids), reason=reason)
+            for session, uids in sessions.items()
+        ]
+
+    def next_look(self) -> float | None:
+        """Return the seconds until ``take`` should be called again; None while nobody is heard."""
+        return LOOK_S if self._all else None
+
+    def close(self) -> None:
+        """Say goodbye to all."""
+        for known in self._all.values():
+            _close(known.service)
+        self._all.clear()
+
+
+class Heard(Relayed):
+    """A stream that we listen to; where we may not, the client is asked."""
+
+    def __init__(
+        self, uid: str, known: Correspondent, inbox: Inbox, refused: deque[tuple[Correspondent, str, str]]
+    ) -> None:
+        super().__init__(uid, known.service, inbox)
+        #: Seconds since the epoch at which our right to hear it ends; None: never. (0: not known yet.)
+        self.expires: float | None = 0.0
+        self._known, self._refused, self._wake = known, refused, inbox.wake
+
+    def refuse(self, error: ErrorInfo) -> None:
+        """Pass on that the right has ended; everything else is bounced."""
+        if "credential" in error.message:
+            super().refuse(error)
+        elif not self.is_over:
+            self._refused.append((self._known, self.uid, error.message))
+            self._wake.set()
+
+
+def _close(service: Service) -> None:
+    with contextlib.suppress(TrunError, OSError):
+        service.leave_quietly()
