@@ -82,6 +82,7 @@ if TYPE_CHECKING:
     from trun.groups import Group
     from trun.handles import Job
     from trun.jobs import job, options, submit
+    from trun.lending import credentials
     from trun.remotes import remote_service
     from trun.service import Service
     from trun.version import __version__
@@ -105,6 +106,7 @@ _NAMES = {
     "trun.groups": "Group",
     "trun.handles": "Job",
     "trun.jobs": "job options submit",
+    "trun.lending": "credentials",
     "trun.bars": "progress",
     "trun.service": "Service",
     "trun.version": "__version__",
@@ -168,6 +170,7 @@ __all__ = [
     "at_least",
     "before",
     "changed",
+    "credentials",
     "cron",
     "current_job",
     "exists",

@@ -63,6 +63,8 @@ OPTIONS = {
     "send": "--timeout --service --state",
     "resume": "--workers --resources --state",
     "recover": "--state --json",
+    "agent": "--set --foreground --json",
+    "revoke": "--service",
     "doctor": "--json",
     "explain": "--json",
 }

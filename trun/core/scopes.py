@@ -22,11 +22,12 @@ OPERATIONS = ("read", "fetch", "cancel-loser", "submit")
 #: All that the user may read.
 ALL = "*"
 #: Characters of one resource, and resources of one link, at most.
-RESOURCE_CHARS = 300
+RESOURCE_CHARS = 1000
 RESOURCES = 32
 
 _KINDS = ("job", "stream", "file", "export")
 _SAFE = "-._~"
+_BYTES = "surrogateescape"  # names of files that are no text
 _UID = re.compile(r"[A-Za-z0-9._~-]{1,100}", re.ASCII)
 
 
@@ -37,17 +38,17 @@ def for_job(uid: str) -> str:
 
 def for_stream(name: str) -> str:
     """Return the resource of a stream."""
-    return _checked(f"stream:{quote(name, safe=_SAFE)}")
+    return _checked(f"stream:{_quoted(name)}")
 
 
 def for_file(job: str, name: str) -> str:
     """Return the resource of a file that a job publishes."""
-    return _checked(f"file:{job}/{quote(name, safe=_SAFE + '/')}")
+    return _checked(f"file:{job}/{_quoted(name, _SAFE + '/')}")
 
 
 def for_export(path: str) -> str:
     """Return the resource of a file or folder below the export folder of a service."""
-    return _checked(f"export:{quote(path, safe=_SAFE + '/')}")
+    return _checked(f"export:{_quoted(path, _SAFE + '/')}")
 
 
 def _checked(resource: str) -> str:
@@ -83,11 +84,15 @@ def _is_piece(text: str) -> bool:
     """Whether this is one piece of a path, percent-encoded in the one valid way."""
     if text in ("", ".", ".."):
         return False
+    plain = unquote(text, errors=_BYTES)
+    return _quoted(plain) == text and "/" not in plain and "\0" not in plain
+
+
+def _quoted(text: str, safe: str = _SAFE) -> str:
     try:
-        plain = unquote(text, errors="strict")
-    except UnicodeDecodeError:
-        return False
-    return quote(plain, safe=_SAFE) == text and "/" not in plain and "\0" not in plain
+        return quote(text, safe=safe, errors=_BYTES)
+    except UnicodeEncodeError:
+        return ""
 
 
 def covers(granted: str, wanted: str) -> bool:

@@ -75,8 +75,8 @@ def test_nothing_but_everything_covers_everything() -> None:
         "", "job", "job:", "job:..", "job:a/b", "job:a b", "job:a\n", "stream:", "stream:a/b", "stream:..",
         "file:4f", "file:4f/", "file:/a", "file:4f/../a", "file:4f//a", "file:../a", "export:", "export:/etc/passwd",
         "export:..", "export:a/../b", "export:./a", "export:a/", "export:%2e%2e/a", "export:a%2Fb", "export:a%2fb",
-        "export:%41", "export:%zz", "export:%ff", "export:a\\b", "export:ä", "export:%00", "Job:4f", "path:x", "**",
-        "* ", "job:*", "export:" + "a" * 400,
+        "export:%41", "export:%zz", "export:a\\b", "export:ä", "export:%00", "Job:4f", "path:x", "**",
+        "* ", "job:*", "export:" + "a" * 1001,
     ],
 )  # fmt: skip
 def test_what_is_not_written_in_the_one_way_is_no_resource(text: str) -> None:
@@ -89,6 +89,13 @@ def test_a_path_that_leaves_its_folder_cannot_be_named(path: str) -> None:
         for_export(path)
     with pytest.raises(BadOption, match="cannot be named"):
         for_file("4f", path)
+
+
+def test_a_name_that_is_no_text_can_be_named_too() -> None:
+    assert for_file("4f", "caf\udce9") == "file:4f/caf%E9"
+    assert is_resource("file:4f/caf%E9")
+    with pytest.raises(BadOption):
+        for_file("4f", "\ud800")
 
 
 def test_operations_have_one_order_and_resources_are_sorted_and_each_occurs_once() -> None:
