@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from trun.adapters import folders
 from trun.adapters.sqlite import SqliteJournal
 from trun.errors import TrunError
+from trun.executors.lasting import Lasting
 from trun.executors.processes import Processes
 from trun.messages import Welcome
 from trun.version import __version__
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _ready(options.ready_fd, {"error": type(error).__name__, "message": str(error), "facts": facts})
         return 5
     signal.signal(signal.SIGTERM, lambda *_: driver.stop())
+    signal.signal(signal.SIGUSR1, lambda *_: driver.stop(kill=True))
     signal.signal(signal.SIGINT, signal.SIG_IGN if options.private else lambda *_: driver.stop())
     welcome = driver.engine.welcome
     listen = list(welcome.addresses[1:])
@@ -91,7 +93,8 @@ def compose(options: argparse.Namespace) -> Driver:
         meta = journal.meta()
         key, epoch = meta["service_key"], int(meta["epoch"])
         os.environ["TRUN_SERVICE"] = options.address
-        executor = Processes(options.workers, folder=folder, service_key=key)
+        kind = Processes if options.private else Lasting
+        executor = kind(options.workers, folder=folder, service_key=key)
         executor.open()
     except BaseException:
         journal.close()

@@ -180,6 +180,23 @@ class Executor(Protocol):
         ...
 
 
+class LastingExecutor(Executor, Protocol):
+    """One whose attempts outlive the service, so that its next life finds them again (capability ``attach``)."""
+
+    def attach(self, orders: Sequence[Order]) -> list[AnyReport]:
+        """Return what became of attempts that an earlier life of the service gave out; once, after ``open``.
+
+        ``Adopted`` for those that run or have reported, then what they reported meanwhile; ``Returned`` for those that
+        were certainly never begun. Of what is not mentioned nobody knows. Attempts that run and are not among
+        ``orders`` are ended: their epoch is over.
+        """
+        ...
+
+    def committed(self) -> None:
+        """Everything that ``attach`` and ``poll`` have returned so far is durable; it need not be kept any more."""
+        ...
+
+
 class Endpoint(Protocol):
     """The node's side of the wire."""
 

@@ -13,8 +13,8 @@ from trun.conditions.algebra import Condition
 from trun.conditions.atoms import JobAtom
 from trun.conditions.resolver import Fire
 from trun.conditions.value import TRUE
-from trun.core.flow import Flow
-from trun.core.record import JobRecord, JobState, Replay
+from trun.core.flow import GRACE_S, Flow
+from trun.core.record import JobRecord, JobState, Replay, Stop
 from trun.core.wants import condition_of, held_amounts
 
 
@@ -34,6 +34,8 @@ def _resume_one(flow: Flow, record: JobRecord, far: dict[str, None]) -> None:
         case JobState.RUNNING:
             if not life.suspended:
                 flow.ledger.take(uid, held_amounts(record))
+            if life.stopping:  # perhaps nobody has told it yet
+                flow.book.out.append(Stop(uid, life.epoch, GRACE_S, life.stopping))
         case JobState.WAITING if life.winner:
             flow.await_winner(record)
         case JobState.WAITING if life.until:

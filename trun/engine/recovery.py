@@ -1,30 +1,49 @@
 """How an engine begins: the journal is read back into the machine, and what was running is looked for.
 
-Each job stands afterwards where it stood at the last commit; jobs that ran are reported missing, since their workers
-died with the process before this one. Nothing is decided here: the machine says what follows from each report.
+Each job stands afterwards where it stood at the last commit. An executor whose attempts outlive the service says what
+became of those that ran; what nobody knows of is reported missing. Nothing is decided here: the machine says what
+follows from each report.
 
 Who may come in: the engine, once, before its first step. Rule: whatever is read here is in memory afterwards once only.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Protocol, cast
 
 from trun.core.codec import decode_group, decode_life
-from trun.core.record import JobState, Life
-from trun.messages import Missing
-
-if TYPE_CHECKING:
-    from trun.engine.loop import Engine
+from trun.core.machine import Machine
+from trun.core.record import Effect, JobRecord, JobState
+from trun.engine.sessions import Session
+from trun.messages import Adopted, AnyReport, Ended, Missing, Returned
+from trun.ports import Clock, Executor, Journal, LastingExecutor, Order
 
 #: Seconds of a service's further life after which a job that was given out has certainly begun.
 BEGUN_S = 1.0
 
 
-def recover(engine: Engine, missing: str) -> list[Missing]:
-    """Restore the machine; return the reports for jobs that ran, ``missing`` being the reason."""
+class Beginner(Protocol):
+    """The engine, as far as it is needed here."""
+
+    machine: Machine
+    journal: Journal
+    executor: Executor
+    clock: Clock
+
+    def session(self, name: str) -> Session:
+        """Return the session of that name, made where there is none."""
+        ...
+
+    def gather(self, orders: Sequence[Effect]) -> None:
+        """Take what the machine ordered into the first step."""
+        ...
+
+
+def recover(engine: Beginner, missing: str) -> list[AnyReport]:
+    """Restore the machine; return the reports for jobs that ran, ``missing`` being the reason for what nobody knows."""
     machine, journal = engine.machine, engine.journal
-    running: list[tuple[str, Life]] = []
+    running: list[JobRecord] = []
     last = 0.0
     for _, data in journal.groups():
         machine.restore_group(decode_group(data))
@@ -35,12 +54,49 @@ def recover(engine: Engine, missing: str) -> list[Missing]:
         if not life.state.is_final:
             engine.session(stored.spec.session).unfinished += 1
             if life.state is JobState.RUNNING:
-                running.append((stored.spec.uid, life))
+                running.append(machine.records[stored.spec.uid])
     for stream in ("condition", "service"):
         machine.restore_stream(stream, journal.last(stream))
     engine.gather(machine.resume_all(engine.clock.now()))
+    reports = _attach(engine, running)
+    found = Adopted | Ended | Returned | Missing
+    known = {(report.uid, report.epoch) for report in reports if isinstance(report, found)}
     # One that was given out a moment before the end may never have begun: that is no death under it.
-    return [
-        Missing(uid=uid, epoch=life.epoch, reason=missing, begun=bool(life.heard) or last - life.changed > BEGUN_S)
-        for uid, life in running
+    lost = [
+        Missing(
+            uid=record.spec.uid,
+            epoch=record.life.epoch,
+            reason=missing,
+            begun=bool(record.life.heard) or last - record.life.changed > BEGUN_S,
+        )
+        for record in running
+        if (record.spec.uid, record.life.epoch) not in known
     ]
+    return [*reports, *lost]
+
+
+def _attach(engine: Beginner, running: list[JobRecord]) -> list[AnyReport]:
+    """Ask an executor whose attempts outlive us what became of them."""
+    executor = engine.executor
+    if "attach" not in executor.capabilities:
+        return []
+    orders = [
+        Order(
+            uid=record.spec.uid,
+            epoch=record.life.epoch,
+            run=record.life.run,
+            attempt=record.life.attempt,
+            id=record.id,
+            spec=record.spec,
+            function=b"",
+            context=b"",
+            inputs={},
+        )
+        for record in running
+        if record.spec.isolation != "inline"
+    ]
+    reports = cast(LastingExecutor, executor).attach(orders)
+    for record in running:
+        if record.life.suspended:
+            executor.suspend(record.spec.uid, record.life.epoch)
+    return reports

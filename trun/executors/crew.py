@@ -44,15 +44,29 @@ class Crew:
     def hire(self) -> Hand:
         """Start a worker; orders may be given to it before it is up."""
         if self.nursery is None:
-            self.nursery = Nursery(self._folder, self._name, self._service_key, self._threads)
+            self.nursery = self._start_nursery()
             self._epoll.register(self.nursery.connection, select.EPOLLIN)
         self._number += 1
-        hand = Hand(self._number, f"{self._name}-{self._number}", self._folder)
+        hand = self._make_hand(self._number, f"{self._name}-{self._number}")
+        self._add(hand)
+        self.nursery.fork(hand)
+        return hand
+
+    def _start_nursery(self) -> Nursery:
+        return Nursery.start(self._folder, self._name, self._service_key, self._threads)
+
+    def _make_hand(self, number: int, name: str) -> Hand:
+        return Hand(number, name, self._folder)
+
+    def _add(self, hand: Hand) -> None:
         self.hands[hand.number] = hand
         self._by_fd[hand.jobs.fileno()] = hand
         self._epoll.register(hand.jobs, select.EPOLLIN)
-        self.nursery.fork(hand)
-        return hand
+
+    def signal(self, hand: Hand, signum: int, *, group: bool) -> None:
+        """Send a signal to the worker's process group or to its process alone."""
+        if self.nursery is not None:
+            self.nursery.signal(hand, signum, group=group)
 
     def speaking(self) -> tuple[list[Hand], bool]:
         """Return the workers that have something to say now, and whether the zygote has."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
-from trun.messages import ErrorInfo, Failed
+from trun.executors.hand import Stop
+from trun.messages import Aborted, ErrorInfo, Failed
 from trun.ports import Order
 
 _MEANINGS = {
@@ -26,6 +27,21 @@ def size_text(size: int) -> str:
 def span_text(seconds: float) -> str:
     """Return a time span as people read it."""
     return f"{seconds:g} s" if seconds < 120 else f"{seconds / 60:g} min"
+
+
+def stopped(
+    order: Order, stop: Stop | None, status: int | None, seconds: float, peak: int, tail: str
+) -> Aborted | Failed:
+    """Return the outcome of an attempt that was interrupted, or whose process died with this ``status``."""
+    if stop is None and status is not None:
+        return died(order, status, seconds, peak, tail)
+    if stop is None:
+        return terminated(order, seconds, peak, tail)
+    if stop.cause == "timeout":
+        return timed_out(order, stop.killed, seconds, peak, tail)
+    if stop.cause == "memory":
+        return out_of_memory(order, seconds, stop.peak, tail)
+    return Aborted(reason=stop.reason)
 
 
 def timed_out(order: Order, killed: bool, seconds: float, peak: int, tail: str) -> Failed:

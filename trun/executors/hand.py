@@ -74,6 +74,8 @@ class Hand:
 
     def __init__(self, number: int, name: str, folder: Path) -> None:
         self.number = number
+        #: Its number as the zygote counts.
+        self.zygote_number = number
         self._open()
         self.log = folder / "logs" / current_log_name(name)
         self._spill = folder / "spill"

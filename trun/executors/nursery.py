@@ -13,11 +13,12 @@ import subprocess
 import sys
 from collections import deque
 from pathlib import Path
+from typing import Any, Self
 
 import trun.version
 from trun.executors import processtree, zygote
 from trun.executors.hand import Hand
-from trun.executors.protocol import pair
+from trun.executors.protocol import Frame, pair
 
 #: Native libraries would start a thread per core in each worker.
 _THREAD_LIMITS = (
@@ -30,55 +31,77 @@ _THREAD_LIMITS = (
 
 _BOOT = (
     "import sys; root = sys.argv.pop(1); root in sys.path or sys.path.append(root); "
-    "from trun.executors.zygote import main; main()"
+    "from trun.executors.{module} import main; main()"
 )
 
 
 class Nursery:
     """The zygote as the executor sees it."""
 
-    def __init__(self, folder: Path, name: str, service_key: str, threads: int) -> None:
-        self._mark = f"TRUN_WORKERS={name}"
+    #: Where the program of the process is.
+    module = "zygote"
+
+    def __init__(
+        self, connection: socket.socket, name: str, log: Path, process: subprocess.Popen[bytes] | None = None
+    ) -> None:
+        self.connection = connection
+        self.log = log
+        self._mark = mark_of(name)
+        self.process = process
+        self._unsent: deque[tuple[bytes, tuple[int, ...]]] = deque()
+
+    @classmethod
+    def start(
+        cls,
+        folder: Path,
+        name: str,
+        service_key: str,
+        threads: int,
+        *,
+        facts: dict[str, Any] | None = None,
+        fds: tuple[int, ...] = (),
+    ) -> Self:
+        """Start the process; ``facts`` and ``fds`` are what it needs beside the usual."""
         ours, theirs = pair()
-        self.connection = ours
-        facts = {
+        known = {
             "fd": theirs.fileno(),
             "parent": os.getpid(),
             "name": name,
             "folder": str(folder),
             "service_key": service_key,
-        }
+        } | (facts or {})
         environment = {limit: str(threads) for limit in _THREAD_LIMITS} | dict(os.environ)
-        environment["TRUN_WORKERS"] = name
+        variable, _, value = mark_of(name).partition("=")
+        environment[variable] = value
         root = str(Path(trun.__file__).parent.parent)
-        self.log = folder / "logs" / "zygote.log"
-        self.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _BOOT, root, json.dumps(facts)],
+        log = folder / "logs" / "zygote.log"
+        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with log.open("ab") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _BOOT.format(module=cls.module), root, json.dumps(known)],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(theirs.fileno(),),
+                stdout=file,
+                stderr=file,
+                pass_fds=(theirs.fileno(), *fds),
                 env=environment,
                 start_new_session=True,
             )
         theirs.close()
-        self._unsent: deque[tuple[bytes, tuple[int, ...]]] = deque()
+        return cls(ours, name, log, process)
 
     def fork(self, hand: Hand) -> None:
         """Ask for the process of a hand."""
-        self._post(
-            zygote.encode(zygote.Fork(number=hand.number)),
-            (hand.theirs.fileno(), hand.control_theirs.fileno(), hand.mark_fd),
-        )
+        self._post(zygote.Fork(number=hand.zygote_number), self._fds_for(hand))
+
+    def _fds_for(self, hand: Hand) -> tuple[int, ...]:
+        return hand.theirs.fileno(), hand.control_theirs.fileno(), hand.mark_fd
 
     def signal(self, hand: Hand, signum: int, *, group: bool) -> None:
         """Send a signal to the worker's process group or to its process alone."""
-        self._post(zygote.encode(zygote.Signal(number=hand.number, signum=signum, group=group)), ())
+        self._post(zygote.Signal(number=hand.zygote_number, signum=signum, group=group))
 
-    def _post(self, data: bytes, fds: tuple[int, ...]) -> None:
-        self._unsent.append((data, fds))
+    def _post(self, order: Frame, fds: tuple[int, ...] = ()) -> None:
+        self._unsent.append((zygote.encode(order), fds))
         self.flush()
 
     def flush(self) -> None:
@@ -117,17 +140,30 @@ class Nursery:
     def close(self, patience: float = 6.0) -> None:
         """Let the zygote end everything and itself; returns when it is dead. Then nothing of it is alive."""
         self.connection.close()
+        process = self.process
+        if process is None:
+            return
         try:
-            self.process.wait(patience)
+            process.wait(patience)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            process.kill()
+            process.wait()
             self.kill_marked()
 
     def kill_marked(self) -> None:
         """Kill whatever carries our mark: for the case that the zygote could not do it."""
-        for _ in range(20):
-            left = processtree.marked(self._mark)
-            if not left:
-                return
-            processtree.kill(left)
+        kill_marked(self._mark)
+
+
+def mark_of(name: str) -> str:
+    """Return the variable, with its value, that all processes of a zygote carry in their environment."""
+    return f"TRUN_WORKERS={name}"
+
+
+def kill_marked(mark: str) -> None:
+    """Kill whatever carries a mark."""
+    for _ in range(20):
+        left = processtree.marked(mark)
+        if not left:
+            return
+        processtree.kill(left)

@@ -83,7 +83,7 @@ class Processes:
         self._recycle_growth = recycle_growth
         self._depth = max(1, depth)
         self._may_suspend = suspended
-        self._crew = Crew(self._folder, service_key, max(1, len(os.sched_getaffinity(0)) // self._workers))
+        self._crew = self._make_crew(service_key, max(1, len(os.sched_getaffinity(0)) // self._workers))
         self._where: dict[tuple[str, int], Hand | None] = {}
         self._backlog: deque[Sent] = deque()
         self._out: list[AnyReport] = []
@@ -92,6 +92,9 @@ class Processes:
         #: Clock of the engine minus our own.
         self._offset = time.time() - time.monotonic()
         self._closed = False
+
+    def _make_crew(self, service_key: str, threads: int) -> Crew:
+        return Crew(self._folder, service_key, threads)
 
     # -- the port -----------------------------------------------------------------------------------------------------
 
@@ -366,17 +369,8 @@ class Processes:
 
     def _stopped(self, hand: Hand, order: Order, status: int | None) -> Aborted | Failed:
         """Return the outcome of an attempt that was interrupted, or whose process died with this ``status``."""
-        seconds, tail = time.monotonic() - hand.began if hand.began else 0.0, hand.tail(order)
-        stop = hand.stop
-        if stop is None and status is not None:
-            return endings.died(order, status, seconds, hand.peak, tail)
-        if stop is None:
-            return endings.terminated(order, seconds, hand.peak, tail)
-        if stop.cause == "timeout":
-            return endings.timed_out(order, stop.killed, seconds, hand.peak, tail)
-        if stop.cause == "memory":
-            return endings.out_of_memory(order, seconds, stop.peak, tail)
-        return Aborted(reason=stop.reason)
+        seconds = time.monotonic() - hand.began if hand.began else 0.0
+        return endings.stopped(order, hand.stop, status, seconds, hand.peak, hand.tail(order))
 
     # -- hearing of deaths --------------------------------------------------------------------------------------------
 
@@ -477,8 +471,7 @@ class Processes:
             self._signal(hand, signal.SIGKILL, group=False)
 
     def _signal(self, hand: Hand, signum: int, *, group: bool) -> None:
-        if self._crew.nursery is not None:
-            self._crew.nursery.signal(hand, signum, group=group)
+        self._crew.signal(hand, signum, group=group)
 
     def _look(self, mono: float) -> None:
         """See to limits and to orders that wait behind a long one."""

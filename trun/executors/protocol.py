@@ -74,7 +74,8 @@ class Ticket(Frame, frozen=True):
     known also when whoever gave the order has gone.
     """
 
-    uid: str
+    #: ``file_stem`` of its uid: short, whatever a client calls its jobs.
+    stem: str
     epoch: int
     #: Seconds that it may run.
     timeout: float | None = None
@@ -167,27 +168,22 @@ class Reader:
         size = connection.recv_into(self._buffer, 0, flags)
         if not size:
             return None
-        return self.decode(self._view[self._skip(size) : size], keep=bool(flags & socket.MSG_PEEK))
-
-    def _skip(self, size: int) -> int:
-        return 0
-
-    def decode(self, data: memoryview | bytes, *, keep: bool = False) -> Any:
-        """Return a frame; the file of a spilled one is removed unless it is to be kept."""
-        frame = self._decoder.decode(data)
+        frame = self._decoder.decode(self._view[self._skip() : size])
         if type(frame) is Spilled:
             path = self._folder / Path(frame.path).name
-            found = path.read_bytes()
-            if not keep:
-                path.unlink(missing_ok=True)
-            return self._decoder.decode(found)
+            data = path.read_bytes()
+            path.unlink(missing_ok=True)
+            return self._decoder.decode(data)
         return frame
+
+    def _skip(self) -> int:
+        return 0
 
 
 class OrderReader(Reader):
     """Receives orders; notes the number of each (and its ticket) in the mark before anything else is done with it."""
 
-    def _skip(self, size: int) -> int:
+    def _skip(self) -> int:
         buffer, mark = self._buffer, self._mark
         length = buffer[NUMBER_BYTES] | buffer[NUMBER_BYTES + 1] << 8
         end = NUMBER_BYTES + _LENGTH_BYTES + length
@@ -197,6 +193,15 @@ class OrderReader(Reader):
                 _moment.pack_into(mark, _BEGAN, time.monotonic())
             mark[:NUMBER_BYTES] = buffer[:NUMBER_BYTES]
         return end
+
+
+def read_report(data: bytes | memoryview, folder: Path) -> tuple[Report, Path | None]:
+    """Return a report, and the file in which it was, where it was spilled; the file stays."""
+    frame = _reports.decode(data)
+    if type(frame) is not Spilled:
+        return frame, None
+    path = folder / Path(frame.path).name
+    return _reports.decode(path.read_bytes()), path
 
 
 def number_frame(number: int, data: bytes, ticket: bytes = b"") -> bytes:

@@ -51,6 +51,8 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _IOLBF = 1
 #: Exit code of a worker that ended by itself and left nothing behind.
 CLEAN = 113
+#: Descriptors that a worker needs.
+FDS = 3
 
 libc = ctypes.CDLL(None, use_errno=True)
 _ANY_END = os.WEXITED | os.WNOHANG | os.WNOWAIT

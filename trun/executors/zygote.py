@@ -5,9 +5,9 @@ It holds the imports that every worker needs and no user code ever, so a new wor
 is a "subreaper": when a worker is dead, whatever processes it leaves, however deep, in sessions of their own or
 forked twice, become children of the zygote, which kills until none is left and only then reports the death. When the
 executor's process dies, even by SIGKILL, the zygote ends all workers in this way and then itself; when the zygote
-dies, the workers do.
+dies, the workers do. (The one of a daemon is a ``keeper``, which lives on.)
 
-``python -P -c "..." JSON``, started by ``crew``. Rule: single thread, no locks, nothing that must not be forked.
+``python -P -c "..." JSON``, started by ``nursery``. Rule: single thread, no locks, nothing that must not be forked.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import signal
 import socket
 import sys
 import time
+from typing import Any
 
 import msgspec
 
@@ -29,6 +30,8 @@ from trun.executors.context import Place
 from trun.executors.protocol import Frame
 
 _PR_SET_CHILD_SUBREAPER = 36
+#: Descriptors that come with one message.
+MAX_FDS = 5
 #: Longest time that we spend on killing what a worker left, in seconds, before going on (and trying again later).
 _STRAYS_S = 5.0
 
@@ -69,7 +72,7 @@ class Exited(Frame, frozen=True):
     peak_rss: int
 
 
-orders = msgspec.msgpack.Decoder(Fork | Signal)
+_orders = msgspec.msgpack.Decoder(Fork | Signal)
 reports = msgspec.msgpack.Decoder(Forked | NotForked | Exited)
 encode = msgspec.msgpack.Encoder().encode
 
@@ -78,7 +81,7 @@ class Zygote:
     """Forks and reaps."""
 
     def __init__(self, executor: socket.socket, parent: int, name: str, place: Place) -> None:
-        self._executor = executor
+        self._executor: socket.socket | None = executor
         self._name = name
         self._place = place
         self._pids: dict[int, int] = {}  # number -> pid
@@ -87,12 +90,13 @@ class Zygote:
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._mine = [executor.fileno(), self._wake, wake]
-        self._parent_fd = _watch(parent)
+        self._parent_fd = _watch(parent) if parent else -1
         if self._parent_fd >= 0:
             self._mine.append(self._parent_fd)
 
     def serve(self) -> None:
         """Do as the executor says until it is gone; then leave nothing alive."""
+        assert self._executor is not None
         waiting = select.poll()
         for fd in (self._executor.fileno(), self._wake, self._parent_fd):
             if fd >= 0:
@@ -103,26 +107,35 @@ class Zygote:
                     return self._end()
                 if fd == self._wake:
                     os.read(self._wake, 4096)
-                elif not self._obey():
+                elif not self._obey(self._executor):
                     return self._end()
             self._reap()
 
-    def _obey(self) -> bool:
-        data, fds, _, _ = socket.recv_fds(self._executor, 4096, 3)
+    def _obey(self, executor: socket.socket) -> bool:
+        data, fds, _, _ = socket.recv_fds(executor, 4096, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
         if not data:
             return False
-        order = orders.decode(data)
+        self._take(data, fds)
+        return True
+
+    def _take(self, data: bytes, fds: list[int]) -> None:
+        """Do what the executor asks for."""
+        order = _orders.decode(data)
         if type(order) is Fork:
             self._fork(order.number, fds)
             for fd in fds:
                 os.close(fd)
-        elif type(order) is Signal and order.number in self._pids:
-            pid = self._pids[order.number]
-            try:
-                (os.killpg if order.group else os.kill)(pid, order.signum)
-            except ProcessLookupError:  # not yet leader of its group, or dead and not yet reaped
-                processtree.kill([pid], order.signum)
-        return True
+        elif type(order) is Signal:
+            self._signal(order.number, order.signum, order.group)
+
+    def _signal(self, number: int, signum: int, group: bool) -> None:
+        pid = self._pids.get(number)
+        if pid is None:
+            return
+        try:
+            (os.killpg if group else os.kill)(pid, signum)
+        except ProcessLookupError:  # not yet leader of its group, or dead and not yet reaped
+            processtree.kill([pid], signum)
 
     def _fork(self, number: int, fds: list[int]) -> None:
         here = os.getpid()
@@ -135,7 +148,7 @@ class Zygote:
             try:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                for fd in self._mine:
+                for fd in (*self._not_for_workers(), *fds[worker.FDS :]):
                     os.close(fd)
             except BaseException:
                 os._exit(70)
@@ -144,7 +157,13 @@ class Zygote:
         self._numbers[pid] = number
         self._report(Forked(number=number, pid=pid))
 
-    def _report(self, report: Forked | NotForked | Exited) -> None:
+    def _not_for_workers(self) -> list[int]:
+        """Return the descriptors that a worker must not hold."""
+        return self._mine
+
+    def _report(self, report: Frame) -> None:
+        if self._executor is None:
+            return
         try:
             self._executor.send(encode(report))
         except OSError:  # the executor is gone; its end is noticed by poll
@@ -172,7 +191,11 @@ class Zygote:
                 self._kill_strays()
             _, status, usage = os.wait4(dead.si_pid, 0)
             del self._numbers[dead.si_pid], self._pids[number]
-            self._report(Exited(number=number, status=status, peak_rss=usage.ru_maxrss * 1024))
+            self._died(Exited(number=number, status=status, peak_rss=usage.ru_maxrss * 1024))
+
+    def _died(self, exited: Exited) -> None:
+        """A worker and all that it left are dead."""
+        self._report(exited)
 
     def _kill_strays(self) -> None:
         """Kill our children that are no workers, and all below them, until there is none."""
@@ -219,16 +242,22 @@ def _watch(pid: int) -> int:
         return -1
 
 
-def main() -> None:
-    """Be a zygote; the one argument is JSON: fd, parent, name, folder, service_key."""
-    facts = json.loads(sys.argv[1])
+def settle() -> dict[str, Any]:
+    """Prepare this process to be the mother of workers; return what it was started with, the one argument as JSON."""
     worker.libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    executor = socket.socket(fileno=facts["fd"])
-    executor.set_inheritable(False)
-    zygote = Zygote(executor, facts["parent"], facts["name"], Place(facts["folder"], facts["service_key"]))
     pickles.warm()
     import traceback  # noqa: F401  (every failing payload needs it)
 
+    found: dict[str, Any] = json.loads(sys.argv[1])
+    return found
+
+
+def main() -> None:
+    """Be a zygote; the argument holds fd, parent, name, folder, service_key."""
+    facts = settle()
+    executor = socket.socket(fileno=facts["fd"])
+    executor.set_inheritable(False)
+    zygote = Zygote(executor, facts["parent"], facts["name"], Place(facts["folder"], facts["service_key"]))
     gc.collect()
     gc.freeze()
     zygote.serve()
