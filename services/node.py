@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from trun.adapters.bulk import BulkServer
     from trun.adapters.wire import Endpoints, RouterEndpoint
     from trun.core.machine import Machine
+    from trun.correspondence import Correspondence
     from trun.engine.driver import Driver
     from trun.engine.gate import Gate
     from trun.engine.loop import Engine, View
@@ -143,6 +144,8 @@ def compose(options: argparse.Namespace) -> Driver:
     if open_ is not None:
         engine.views.update(open_.verbs(engine))
     folders.register_service(key, folder)
+    if open_ is not None:
+        engine.mail = open_.mail()
     engine.recover()
     facts = {
         "pid": os.getpid(),
@@ -192,6 +195,13 @@ class Opening:
         made = Gate(machine, self.powers, service=self._options.name)
         made.on_request = lambda user, name, reason: self.powers.people.ask(user, name, reason)
         return made
+
+    def mail(self) -> Correspondence:
+        """Return what hears other services for our jobs."""
+        from trun.correspondence import Correspondence
+
+        curve = self.keys.curve
+        return Correspondence(str(self._folder), secret=curve.secret, public=curve.public, name=self._options.name)
 
     def verbs(self, engine: Engine) -> dict[str, View]:
         """Return the verbs that only a service with people has."""

@@ -82,6 +82,16 @@ def _expiry(token: str) -> float | None:
         return 0.0
 
 
+def _streams(token: str) -> set[str]:
+    from trun.adapters import tokens
+
+    try:
+        found = tokens.inspect(token)[-1]["res"]
+    except TrunError:
+        return set()
+    return {str(one).removeprefix("job:") for one in found}
+
+
 class Correspondence:
     """All that this node hears of other services.
 
@@ -132,15 +142,16 @@ class Correspondence:
                 if heard.expires is not None:
                     heard.expires = None if expires is None else max(heard.expires, expires)
 
-    def renew(self, spec: JobSpec, service_key: str, token: str) -> bool:
-        """Show a new token for what a job waits for; False where nothing is heard of that service for it."""
+    def renew(self, spec: JobSpec, token: str) -> bool:
+        """Show a new token for what a job waits for; False where it waits for nothing of it any more."""
         found = False
+        renewed = _streams(token)
         for origin in spec.origins:
             known = self._all.get((origin.address, origin.key))
-            if known is None or origin.service_key != service_key:
+            if known is None or renewed.isdisjoint(origin.streams):
                 continue
             self._show(known.service, token)
-            for uid in origin.streams:
+            for uid in renewed.intersection(origin.streams):
                 heard = known.streams.get(uid)
                 if heard is not None and not heard.is_over:
                     heard.expires = _expiry(token)

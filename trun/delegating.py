@@ -13,25 +13,32 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trun.errors import TrunError
 from trun.messages import Bounce, Origin
 from trun.relaying import relay
 from trun.service import Service, doors
 
+if TYPE_CHECKING:
+    from trun.adapters import agency
+
 _log = logging.getLogger(__name__)
 
 #: Seconds for which the right is lent, and how long before its end a token of ours is asked for anew.
 LENT_S = 12 * 3600.0
+RENEWED_S = 3600.0
 MARGIN_S = 600.0
 #: Streams of one token.
 STREAMS = 30
 OPS = ("read", "fetch", "cancel-loser")
 
 
-def delegate(streams: Iterable[str], *, origin: Service, target: Service) -> list[Origin]:
-    """Return where ``target`` can hear these streams of ``origin``; empty where this process must pass them on."""
+def delegate(streams: Iterable[str], *, origin: Service, target: Service, job: str = "") -> list[Origin]:
+    """Return where ``target`` can hear these streams of ``origin``; empty where this process must pass them on.
+
+    With an agent the right is lent for an hour at a time, as long as ``job`` waits; without one for twelve.
+    """
     here, there = origin.wait_ready(), target.wait_ready()
     if origin.owned or target.owned or not there.key:
         return []
@@ -45,12 +52,39 @@ def delegate(streams: Iterable[str], *, origin: Service, target: Service) -> lis
     for start in range(0, len(wanted), STREAMS):
         some = wanted[start : start + STREAMS]
         try:
-            token = lend(origin, holder=there.key, resources=[f"job:{uid}" for uid in some])
+            resources = [f"job:{uid}" for uid in some]
+            token = _by_agent(origin, target, resources, job) or lend(origin, holder=there.key, resources=resources)
         except TrunError as error:
             _log.info("nothing can be lent service=%s reason=%s", origin.name, error)
             return []
         made.append(Origin(here.service_key, address, here.key, token, tuple(some)))
     return made
+
+
+def _by_agent(origin: Service, target: Service, resources: list[str], job: str) -> str:
+    """Let the agent lend, and renew, if one runs; else nothing."""
+    from trun.adapters import agency
+
+    agent = agency.running() if job else None
+    if agent is None or target.welcome is None or origin.welcome is None:
+        return ""
+    renewal = agency.Renewal(service=_where(target), job=job)
+    wanted = agency.Attenuate(
+        service=_where(origin),
+        holder=target.welcome.key,
+        ops=OPS,
+        res=tuple(resources),
+        expires=time.time() + RENEWED_S,
+        renew=renewal,
+    )
+    return str(agent.ask(wanted)["token"])
+
+
+def _where(service: Service) -> agency.Where:
+    from trun.adapters import agency
+
+    key = service.welcome.key if service.welcome is not None and not service.near else ""
+    return agency.Where(name=service.name, address=service.address, key=key)
 
 
 def lend(origin: Service, *, holder: str, resources: list[str], seconds: float = LENT_S) -> str:

@@ -193,7 +193,7 @@ def submit_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
         raise BadOption(f"isolation='inline' is for a local service of this process, not for {service}.")
     spec, inputs = make_spec(fn, args, kwargs, options, service)
     job = Job(service, spec.uid, spec.name)
-    spec = with_origins(spec, link_foreign(service, inputs, options.when))
+    spec = with_origins(spec, link_foreign(service, inputs, options.when, job=spec.uid))
     service.submit_specs([(spec, job)])
     return job
 
@@ -324,7 +324,7 @@ def with_origins(spec: JobSpec, origins: list[Origin]) -> JobSpec:
     return msgspec.structs.replace(spec, origins=tuple(origins)) if origins else spec
 
 
-def link_foreign(service: Service, inputs: tuple[str, ...], when: Any) -> list[Origin]:
+def link_foreign(service: Service, inputs: tuple[str, ...], when: Any, *, job: str = "") -> list[Origin]:
     """See to it that the service learns of what is not its own: jobs elsewhere, and atoms that live in this process.
 
     Returns where it can hear the other services by itself; what it cannot hear is passed on by this process.
@@ -339,12 +339,12 @@ def link_foreign(service: Service, inputs: tuple[str, ...], when: Any) -> list[O
                 atom.watch(service.atom_moved)
     foreign: dict[Service, set[str]] = {}
     for uid in subjects:
-        job = known_jobs.get(uid)
-        if job is not None and job.service is not service:
-            foreign.setdefault(job.service, set()).add(uid)
+        other = known_jobs.get(uid)
+        if other is not None and other.service is not service:
+            foreign.setdefault(other.service, set()).add(uid)
     found: list[Origin] = []
     for origin, streams in foreign.items():
-        lent = delegate(streams, origin=origin, target=service)
+        lent = delegate(streams, origin=origin, target=service, job=job)
         found += lent
         if not lent:
             for uid in streams:

@@ -8,6 +8,7 @@ Rule: a token is checked once per connection, its expiry, its links and its user
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -17,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from trun.adapters import tokens
-from trun.adapters.keys import ServiceKeys, fingerprint
+from trun.adapters.keys import ServiceKeys, fingerprint, from_z85
 from trun.adapters.people import People
 from trun.core import scopes
 from trun.errors import BadOption, NotAuthorised, UsageError
 
 #: Tokens that one key may show in a minute.
 TOKENS_A_MINUTE = 30_000
+#: Session keys of one user.
+SESSIONS = 16
 
 
 class Allowed:
@@ -62,12 +65,51 @@ class Powers:
         self._path = folder / "revoked"
         self._stamp = -1
         self._revoked: set[str] = set()
+        self._sessions_path = folder / "sessions"
+        self._sessions: dict[str, tuple[str, float]] = {}
+        self._sessions_read = False
         self._minute = 0
         self._shown: Counter[str] = Counter()
 
     def roles(self, key: str) -> frozenset[str]:
         """Return the roles of a key at this moment."""
         return self.people.roles(key)
+
+    def user(self, key: str) -> str:
+        """Return whose key this is: that of a session that an agent registered is its user's, others are themselves."""
+        self._read_sessions()
+        user, expires = self._sessions.get(key, ("", 0.0))
+        return user if expires > time.time() else key
+
+    def register(self, key: str, user: str, expires: float) -> float:
+        """Let another key of a user be worth as much as the user's own until then (12 h at most); durable."""
+        from_z85(key)
+        if self.people.roles(key) or not self.people.roles(user):
+            raise NotAuthorised("this key cannot stand for you.")
+        now = time.time()
+        until = min(expires, now + tokens.LONGEST_S)
+        self._read_sessions()
+        kept = {one: found for one, found in self._sessions.items() if found[1] > now}
+        mine = [one for one, found in kept.items() if found[0] == user]
+        for one in mine[: max(0, len(mine) - SESSIONS + 1)]:
+            del kept[one]
+        kept[key] = (user, until)
+        part = self._sessions_path.with_name(f".sessions.{os.getpid()}")
+        with open(part, "w") as file:
+            json.dump(kept, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self._sessions_path)
+        self._sessions = kept
+        return until
+
+    def _read_sessions(self) -> None:
+        if self._sessions_read:
+            return
+        self._sessions_read = True
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads(self._sessions_path.read_text())
+            self._sessions = {str(key): (str(user), float(until)) for key, (user, until) in found.items()}
 
     def name(self, key: str) -> str:
         """Return what to call the holder of a key."""

@@ -104,6 +104,10 @@ class Powers(Protocol):
         """Return the roles of a key at this moment."""
         ...
 
+    def user(self, key: str) -> str:
+        """Return whose key this is; mostly its own."""
+        ...
+
     def name(self, key: str) -> str:
         """Return what to call the holder of a key."""
         ...
@@ -129,10 +133,12 @@ class Refusal(Exception):
 
 
 class _Peer:
-    __slots__ = ("grants", "name", "relays", "roles", "session", "streams", "told", "user")
+    __slots__ = ("grants", "key", "name", "relays", "roles", "session", "streams", "told", "user")
 
-    def __init__(self, user: str, name: str) -> None:
+    def __init__(self, user: str, name: str, key: str) -> None:
         self.user = user
+        #: The key that it spoke with, which may be that of a session of the user.
+        self.key = key
         self.name = name
         self.session = ""
         self.told = 0
@@ -207,9 +213,10 @@ class Gate:
 
     def admit(self, peer: bytes, user: str, message: AnyRequest) -> AnyRequest:
         """Return the request as it may be carried out for this user; raise ``Refusal`` where it may not."""
-        known = self._peers.get(peer)
-        if known is None:
-            known = self._peers[peer] = _Peer(user, self._powers.name(user))
+        known, key = self._peers.get(peer), user
+        user = self._powers.user(key)
+        if known is None or known.user != user:
+            known = self._peers[peer] = _Peer(user, self._powers.name(user), key)
         known.roles = roles = self._powers.roles(user)
         try:
             found = self._look(known, roles, message)
@@ -292,7 +299,7 @@ class Gate:
         now = time.time()
         for token in message.tokens[:16]:
             try:
-                grant = self._powers.check(token, peer.user, now)
+                grant = self._powers.check(token, peer.key, now)
             except NotAuthorised as error:
                 raise Refusal(error) from None
             for resource in grant.resources:
@@ -362,7 +369,7 @@ class Gate:
             pass
         elif not allows(roles, needed):
             raise Refusal(self._refused(peer, needed) if roles else self._stranger(peer))
-        arguments = {**message.arguments, "_user": peer.user}
+        arguments = {**message.arguments, "_user": peer.user, "_key": peer.key}
         return msgspec.structs.replace(message, arguments=arguments)
 
     def _one_job(self, peer: _Peer, roles: frozenset[str], message: Ask) -> None:

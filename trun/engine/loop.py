@@ -92,6 +92,10 @@ class Mail(Protocol):
         """A job has ended."""
         ...
 
+    def renew(self, spec: JobSpec, token: str) -> bool:
+        """Show a new token for what a job waits for; False where it waits for nothing of it any more."""
+        ...
+
     def take(self) -> Sequence[Relay | Unheard]:
         """Return what has come."""
         ...

@@ -16,11 +16,19 @@ from trun.core.codec import decode_group, decode_life
 from trun.core.machine import Machine
 from trun.core.record import Effect, JobRecord, JobState
 from trun.engine.sessions import Session
-from trun.messages import Adopted, AnyReport, Ended, Missing, Returned
+from trun.messages import Adopted, AnyReport, Ended, JobSpec, Missing, Returned
 from trun.ports import Clock, Executor, Journal, LastingExecutor, Order
 
 #: Seconds of a service's further life after which a job that was given out has certainly begun.
 BEGUN_S = 1.0
+
+
+class Mail(Protocol):
+    """What hears other services for our jobs."""
+
+    def want(self, spec: JobSpec) -> None:
+        """A job waits for jobs of other services."""
+        ...
 
 
 class Beginner(Protocol):
@@ -30,6 +38,11 @@ class Beginner(Protocol):
     journal: Journal
     executor: Executor
     clock: Clock
+
+    @property
+    def mail(self) -> Mail | None:
+        """What hears other services, if anything does."""
+        ...
 
     def session(self, name: str) -> Session:
         """Return the session of that name, made where there is none."""
@@ -53,6 +66,8 @@ def recover(engine: Beginner, missing: str) -> list[AnyReport]:
         last = max(last, life.changed)
         if not life.state.is_final:
             engine.session(stored.spec.session).unfinished += 1
+            if stored.spec.origins and engine.mail is not None:
+                engine.mail.want(stored.spec)
             if life.state is JobState.RUNNING:
                 running.append(machine.records[stored.spec.uid])
     for stream in ("condition", "service"):

@@ -7,6 +7,7 @@ Rule: what changes something is durable when the answer leaves.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -39,6 +40,10 @@ class Powers(Protocol):
 
     def mint(self, holder: str, *, next_key: str, ops: Iterable[str], res: Iterable[str], seconds: float) -> str:
         """Return a fresh token."""
+        ...
+
+    def register(self, key: str, user: str, expires: float) -> float:
+        """Let another key stand for a user until then."""
         ...
 
     def revoke(self, one: str, reason: str = "") -> None:
@@ -107,7 +112,7 @@ def remote_verbs(engine: Engine, powers: Powers) -> dict[str, View]:
             raise BadOption("a token needs a holder: the public key of whoever asks for it.")
         ops = [str(op) for op in arguments.get("ops") or ("read", "fetch", "cancel-loser")]
         resources = [str(one) for one in arguments.get("res") or ("*",)]
-        seconds = float(arguments.get("expires") or TOKEN_S)
+        seconds = min(float(arguments.get("expires") or time.time() + TOKEN_S) - time.time(), TOKEN_S)
         if "read" not in powers.roles(user) and "admin" not in powers.roles(user):
             _refuse_foreign(engine, user, resources)
         token = powers.mint(user, next_key=str(arguments.get("next", "")), ops=ops, res=resources, seconds=seconds)
@@ -117,8 +122,32 @@ def remote_verbs(engine: Engine, powers: Powers) -> dict[str, View]:
         powers.revoke(str(arguments.get("id", "")), str(arguments.get("reason", "")))
         return {"revoked": arguments.get("id", "")}
 
+    def session(engine: Engine, arguments: dict[str, Any]) -> Any:
+        user = str(arguments.get("_user", ""))
+        if not user or user != arguments.get("_key"):
+            raise BadOption("a session is registered over a connection with the user's own key.")
+        until = powers.register(str(arguments.get("key", "")), user, float(arguments.get("expires") or 0.0))
+        return {"key": arguments.get("key"), "expires": until}
+
+    def renew(engine: Engine, arguments: dict[str, Any]) -> Any:
+        record = engine.machine.records.get(str(arguments.get("job", "")))
+        user = str(arguments.get("_user", ""))
+        if record is None or (user and record.spec.owner not in ("", user)):
+            raise UnknownName("the service has no such job of yours.")
+        is_waiting = not record.life.state.is_final
+        if is_waiting and engine.mail is not None:
+            is_waiting = engine.mail.renew(record.spec, str(arguments.get("token", "")))
+        return {"done": not is_waiting}
+
     del engine
-    return {"whoami": whoami, "request-access": request_access, "mint": mint, "revoke": revoke}
+    return {
+        "whoami": whoami,
+        "request-access": request_access,
+        "mint": mint,
+        "revoke": revoke,
+        "session": session,
+        "renew": renew,
+    }
 
 
 def _refuse_foreign(engine: Engine, user: str, resources: Iterable[str]) -> None:
