@@ -1,29 +1,27 @@
-"""Lending a right: ``credentials()`` asks a service for a capability token and narrows it for another service.
+"""Lending a right by hand: ``credentials()`` gives a capability token for another service.
 
-Where an agent runs it does both, so that the script never sees the user's key; else the key file is read here. The
-token says which service may present it, what it allows, and until when (docs/tokens.md).
+The token says which service may present it, what it allows, and until when (docs/tokens.md). How it is made stands in
+``trun.minting``, which the rooms that delegate by themselves use too.
 
-Decides nothing about rights: the service that mints gives no more than its user has. Who may come in: scripts, and the
-rooms that delegate by themselves. Rule: a token is shown by ``str()`` only; it is never logged, and never pickled.
+Decides nothing about rights: the service that mints gives no more than its user has. Who may come in: scripts.
+Rule: a token is shown by ``str()`` only; it is never logged, and never pickled.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import trun.service as services
-from trun.adapters import addresses, agency
-from trun.adapters.agency import Attenuate, Renewal, Where
+from trun.adapters import addresses
 from trun.adapters.fetching import File
-from trun.adapters.keys import from_z85, user_keys
-from trun.adapters.known import find
+from trun.adapters.keys import from_z85
 from trun.conditions.timing import span_seconds
-from trun.core.scopes import ALL, for_export, for_file, for_job, is_resource, operations, resources
+from trun.core.scopes import ALL, for_export, for_file, for_job, is_resource, resources
 from trun.deferred import Deferred
-from trun.engine.wallet import narrowed
 from trun.errors import BadOption, UsageError
+from trun.minting import key_of, lend
 from trun.service import Service
 
 #: What ``credentials`` lends: to read outcomes and streams, and to fetch files.
@@ -131,42 +129,6 @@ class Credentials:
         raise TypeError("credentials do not travel with a call; pass them as auth=, or str() of them.")
 
 
-def lend(
-    service: Service,
-    *,
-    holder: str,
-    ops: Iterable[str],
-    res: Iterable[str],
-    expires: float,
-    renew: tuple[Service, str] | None = None,
-) -> str:
-    """Return a token of ``service`` for ``holder``, by the agent where one runs.
-
-    Parameters
-    ----------
-    service
-        Who mints.
-    holder
-        CURVE key of who is to present the token.
-    ops, res
-        Operations and resources of ``trun.core.scopes``.
-    expires
-        Seconds since the epoch, UTC.
-    renew
-        The service and the uid of a job that waits with the token: the agent renews it as long as it does. Without an
-        agent nobody does.
-    """
-    ops, res = operations(ops), resources(res)
-    agent = agency.running()
-    if agent is not None:
-        renewal = None if renew is None else Renewal(where(renew[0]), renew[1])
-        answer = agent.ask(Attenuate(where(service), holder, ops, res, expires, renewal))
-        return str(answer["token"])
-    keys = user_keys()
-    answer = service.ask("mint", next=keys.verify, ops=list(ops), res=list(res), expires=expires)
-    return narrowed(answer, keys, holder=holder, ops=ops, res=res, expires=expires)
-
-
 # -- who, and what ----------------------------------------------------------------------------------------------------
 
 
@@ -180,34 +142,6 @@ def _service(service: Service | str | None) -> Service:
 
         return remote_service(service)
     raise BadOption(f"service must be a service or the name of one, not {service!r}.")
-
-
-def where(service: Service) -> Where:
-    """Return a service as the agent is told of it."""
-    return Where(service.name, service.address, service.wait_ready().key)
-
-
-def key_of(for_: Service | str) -> str:
-    """Return the key of a service that is given as itself, by name, or by key.
-
-    Raises
-    ------
-    BadOption
-        It has none, as services that answer only their own user on one machine have none.
-    """
-    if isinstance(for_, Service):
-        key, name = for_.wait_ready().key, for_.name
-    elif isinstance(for_, str):
-        try:
-            from_z85(for_)
-            return for_
-        except BadOption:
-            key, name = find(for_).key, for_
-    else:
-        raise BadOption(f"for_ must be a service, the name of a known one, or a key, not {for_!r}.")
-    if not key:
-        raise BadOption(f"service {name} has no key, so nothing can be lent to it; start it with --listen tcp://...")
-    return key
 
 
 def scope_of(scope: Any) -> tuple[str, ...]:
@@ -233,4 +167,4 @@ def _resource(one: Any) -> str:
     raise BadOption(f"scope must be a job, a published File, or a list of them, not {one!r}.")
 
 
-__all__ = ["Credentials", "credentials", "lend"]
+__all__ = ["Credentials", "credentials"]

@@ -15,8 +15,9 @@ from trun.adapters.fetching import File
 from trun.adapters.keys import KeyPair, user_keys
 from trun.adapters.known import Known, remember
 from trun.errors import BadOption, UnknownName, UsageError
-from trun.lending import Credentials, credentials, lend, scope_of
+from trun.lending import Credentials, credentials, scope_of
 from trun.messages import Answer, Ask, Welcome
+from trun.minting import lend
 from trun.service import Service
 
 ROOT, A_KEY, B_KEY, C_KEY = (KeyPair(bytes([number]) * 32) for number in range(1, 5))

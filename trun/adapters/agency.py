@@ -21,6 +21,8 @@ import msgspec
 
 import trun.errors as errors
 from trun.adapters.folders import check_socket_path, private_folder, runtime_folder
+from trun.adapters.keys import KeyPair, user_key_file, user_keys
+from trun.adapters.passphrases import is_locked
 from trun.errors import NotAuthorised, ProtocolError, ServiceUnavailable, StateError
 
 #: Bytes of a line, either way, and seconds that an answer may take.
@@ -223,6 +225,27 @@ def _line(connection: socket.socket) -> bytes:
             break
         found += piece
     return found
+
+
+def keys_for(where: Where) -> KeyPair:
+    """Return the keys with which this process speaks to a service: a session of the agent's, else the user's own.
+
+    Raises
+    ------
+    TrunError
+        The agent gives none, and the key file cannot be read without a passphrase.
+    """
+    agent = running()
+    if agent is None and not is_locked(user_key_file()):
+        return user_keys()
+    try:
+        if agent is None:
+            raise NotAuthorised(f"the key {user_key_file()} needs its passphrase; `trun agent start` asks for it.")
+        return KeyPair(bytes.fromhex(agent.ask(Session(where))["seed"]))
+    except errors.TrunError:
+        if is_locked(user_key_file()):
+            raise
+        return user_keys()  # a service that knows no sessions
 
 
 def running() -> Agent | None:

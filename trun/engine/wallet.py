@@ -268,7 +268,7 @@ class Wallet:
             _log.info("renewal ended: job=%s error=%s", job, error)
             self._drop(each)
             return False
-        if isinstance(answer, dict) and answer.get("done"):
+        if isinstance(answer, dict) and answer.get("waiting") is False:
             _log.info("renewal no longer needed: job=%s", job)
             self._drop(each)
             return False
@@ -292,9 +292,8 @@ class Wallet:
     def _made(self, wanted: Attenuate) -> tuple[str, _Lent]:
         keys = self._needed()
         ops, res = operations(wanted.ops), resources(wanted.res)
-        answer = self._ask(
-            wanted.service, "mint", next=keys.verify, ops=list(ops), res=list(res), expires=wanted.expires
-        )
+        asked = {"next": keys.verify, "holder": keys.public, "ops": list(ops), "res": list(res)}
+        answer = self._ask(wanted.service, "mint", expires=wanted.expires, **asked)
         token = narrowed(answer, keys, holder=wanted.holder, ops=ops, res=res, expires=wanted.expires)
         links = tokens.inspect(token)
         lent = _Lent(
