@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from trun.adapters.fetching import File, check_url
+from trun.adapters.addresses import check_url, place, with_service
+from trun.adapters.fetching import File
 from trun.deferred import Deferred
-from trun.errors import BadOption
+from trun.errors import BadOption, UnknownName
 from trun.executors.fetch import fetch, publish_file
 from trun.handles import Job
 from trun.joboptions import make_options
@@ -27,22 +28,43 @@ def fetch_url(url: Any, auth: Any = None, when: Any = None, service: Any = None)
     url
         ``trun://``, ``file://``, ``http://`` or ``https://`` address, or what gives one: a ``File``, a job whose result
         is one, or a piece of a result (``reduction.url``). Other schemes need ``pip install 'trun[remote]'``.
+        A ``File`` must still have the content that it had; ``#sha256=HEX`` or ``#blake2b=HEX`` at the end of an
+        address that is not ``trun://`` says what the content must be.
     auth
-        Credentials for another service (see ``trun.credentials``); a local service needs none.
+        Credentials for another service (see ``trun.credentials``), or the text of the token; services of the same
+        user on this machine need none.
     when
         Condition.
     service
         Where to; default as in ``submit``.
     """
-    if isinstance(url, File):
-        url = url.url
-    if not isinstance(url, (str, Deferred)):
+    if not isinstance(url, (str, File, Deferred)):
         raise BadOption(f"url must be an address such as 'https://host/file', not {url!r}.")
-    if isinstance(url, str) and check_url(url) != "trun" and auth is not None:
-        raise BadOption(f"auth= is for the trun:// addresses of other services, not for {url!r}.")
+    if not isinstance(url, Deferred):
+        address = url.url if isinstance(url, File) else url
+        if check_url(address) != "trun" and auth is not None:
+            raise BadOption(f"auth= is for the trun:// addresses of other services, not for {address!r}.")
+        if isinstance(url, str):
+            url = _by_key(url)
     given: dict[str, Any] = {"name": "fetch"}
     if when is not None:
         given["when"] = when
     if service is not None:
         given["service"] = service
     return submit_call(fetch, (url, None if auth is None else str(auth)), {}, make_options(given))
+
+
+def _by_key(url: str) -> str:
+    """Return a ``trun://`` address with the fingerprint of the service in place of the name that we know it by.
+
+    Names are the client's own; the service that fetches may know another service by the same name.
+    """
+    if not url.startswith("trun:"):
+        return url
+    from trun.adapters.known import find
+
+    try:
+        found = find(place(url).service)
+    except UnknownName:  # a key; whether it is one, the service that fetches will see
+        return url
+    return with_service(url, found.fingerprint) if found.fingerprint else url

@@ -20,12 +20,14 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trun.adapters.addresses import Place, check_parts, place
-from trun.adapters.bulk import BulkServer
 from trun.adapters.parts import is_part
 from trun.errors import TransferRefused
+
+if TYPE_CHECKING:
+    from trun.adapters.bulk import BulkServer
 
 _O_PATH = getattr(os, "O_PATH", 0)
 _FOLDER = _O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -1,31 +1,45 @@
 """Files by address: what ``trun://``, ``file://``, ``http(s)://`` and fsspec schemes name, brought into a folder.
 
-``File`` is the value that stands for a file: a path with size and digest, known by its content. Everything is written
-under a temporary name, synced and renamed, so that nobody ever sees half a file; the name at the destination is the
-receiver's choice. Who may come in: the payloads of ``publish_file`` and ``fetch_url``, and the door above them.
+``File`` is the value that stands for a file: a path with size and digest, known by its content. Everything comes in by
+way of ``parts``: a broken attempt goes on where it was, and nobody ever sees half a file. The name at the destination
+is the receiver's choice; from where anything may come is said by ``reach``.
+
+A service of the same user on this machine is read from its folder. Any other is asked for a ticket over the channel
+that the own service has to it (``Ask``), and the bytes come over TLS (``transfer``).
+Who may come in: the payloads of ``publish_file`` and ``fetch_url``, and the door above them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import secrets
-import shutil
-import urllib.error
+import stat
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from trun.adapters import folders
-from trun.errors import BadOption, MissingExtra, ServiceUnavailable
+from trun.adapters import addresses, folders
+from trun.adapters.addresses import Place, check_url
+from trun.adapters.export import open_published, resolve
+from trun.adapters.parts import PIECE, new_digest, receiving
+from trun.adapters.reach import Reach
+from trun.errors import (
+    BadOption,
+    DigestMismatch,
+    MissingExtra,
+    ProtocolError,
+    ServiceUnavailable,
+    TransferRefused,
+)
 
-_PIECE = 1 << 20
-_TIMEOUT_S = 60.0
-#: Longest name that a fetched file gets, in bytes; file systems take 255.
-_NAME_BYTES = 150
+#: Asks the service that runs the job: a verb and its arguments to a plain answer. The verb ``file`` takes ``url`` and
+#: ``token`` and answers ``address``, ``fingerprint``, ``ticket``, ``size`` and ``digest`` (empty while unknown).
+Ask = Callable[[str, dict[str, Any]], dict[str, Any]]
+
+#: Tickets that are asked for to bring one file; each is good for several connections.
+_TICKETS = 10
 
 
 class File:
@@ -81,10 +95,11 @@ class File:
         return f"File({str(self.path)!r}, {self.size} bytes)"
 
     def __reduce__(self) -> Any:
-        return _rebuild, (str(self.path), self.size, self.digest, self.url)
+        return known_file, (str(self.path), self.size, self.digest, self.url)
 
 
-def _rebuild(path: str, size: int, digest: str, url: str) -> File:
+def known_file(path: str, size: int, digest: str, url: str) -> File:
+    """Return the file of which all is known; it is not looked at, and need not lie on this machine."""
     found = File.__new__(File)
     found.path, found.size, found.digest, found.url = Path(path), size, digest, url
     return found
@@ -92,131 +107,187 @@ def _rebuild(path: str, size: int, digest: str, url: str) -> File:
 
 def measure(path: Path) -> tuple[int, str]:
     """Return size in bytes and hexadecimal BLAKE2b-256 of a file."""
-    found = hashlib.blake2b(digest_size=32)
+    found = new_digest()
     size = 0
     with path.open("rb") as file:
-        while piece := file.read(_PIECE):
+        while piece := file.read(PIECE):
             found.update(piece)
             size += len(piece)
     return size, found.hexdigest()
 
 
-def check_url(url: str) -> str:
-    """Return the scheme of an address; raise ``BadOption`` where it is none that could ever be fetched."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-    except ValueError as error:
-        raise BadOption(f"{url!r} is no address: {error}.") from error
-    if not parts.scheme:
-        raise BadOption(f"{url!r} is no address; for a file of this machine write {Path(url).absolute().as_uri()!r}.")
-    if parts.scheme == "trun":
-        _published(url)
-    elif parts.scheme == "file" and parts.netloc not in ("", "localhost"):
-        raise BadOption(f"{url!r} names the machine {parts.netloc!r}; file:// reaches this machine only.")
-    elif parts.scheme in ("http", "https") and not parts.hostname:
-        raise BadOption(f"{url!r} names no machine.")
-    return parts.scheme
+def copy(source: Path, target: Path) -> tuple[int, str]:
+    """Copy a regular file so that nobody ever sees half of it, and return its size and digest."""
+    return _take(_open_regular(source), target, cap=None, digest=None)
 
 
-def bring(url: str, folder: Path) -> Path:
-    """Bring what an address names into ``folder`` and return where it lies."""
+def bring(
+    url: str, folder: Path, *, reach: Reach | None = None, ask: Ask | None = None, token: str = "", digest: str = ""
+) -> tuple[Path, int, str]:
+    """Bring what an address names into ``folder``, and return where it lies, its size and its digest.
+
+    Parameters
+    ----------
+    url, folder
+        From where, and where to; the folder is made.
+    reach
+        What may be fetched; None: everything.
+    ask
+        How the own service is asked; needed for services of others and on other machines.
+    token
+        Credentials for another service.
+    digest
+        BLAKE2b-256 that the content must have; ``#sha256=`` or ``#blake2b=`` at the end of the address says it too.
+
+    Raises
+    ------
+    BadOption, FileNotFoundError, NotAuthorised, ServiceUnavailable, TransferRefused, DigestMismatch, MissingExtra
+    """
     scheme = check_url(url)
+    reach = reach or Reach()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    target = folder / _safe_name(url)
+    target = folder / addresses.safe_name(url)
+    wanted = ("blake2b", digest) if digest else addresses.expected_digest(url)
     if scheme == "trun":
-        _fetch_trun(url, target)
+        size, found = fetch_trun(url, ask, target, token=token, size_cap=reach.max_size, digest=digest)
     elif scheme == "file":
-        _fetch_file(url, target)
+        size, found = _take(_open_file(url, reach), target, cap=reach.max_size, digest=wanted)
     elif scheme in ("http", "https"):
-        _fetch_http(url, target)
+        from trun.adapters.web import fetch_http
+
+        size, found = fetch_http(url, target, reach, digest=wanted)
     else:
-        _fetch_fsspec(url, target)
-    return target
+        reach.check_other(url)
+        size, found = _fetch_fsspec(urllib.parse.urldefrag(url)[0], target, reach.max_size, wanted)
+    return target, size, found
 
 
-def copy(source: Path, target: Path) -> None:
-    """Copy by way of a temporary name, so that nobody ever sees half a file."""
-    with source.open("rb") as reading, _written(target) as writing:
-        shutil.copyfileobj(reading, writing, _PIECE)
+# -- from services ----------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _written(target: Path) -> Iterator[BinaryIO]:
-    """Give a file to write to; it is synced and gets its name once all is well, and is gone otherwise."""
-    part = target.with_name(f".{secrets.token_hex(8)}.part")
+def fetch_trun(
+    url: str, ask: Ask | None, target: Path, *, token: str = "", size_cap: int, digest: str = ""
+) -> tuple[int, str]:
+    """Bring a file of a service into the file ``target``, and return its size and digest.
+
+    A ticket that is used up or expired on the way is replaced by a fresh one, and the transfer goes on.
+
+    Raises
+    ------
+    ServiceUnavailable
+        The service is not known on this machine, and there is nobody to ask.
+    """
+    where = addresses.place(url)
+    folder = folders.service_folder(where.service)
+    if folder is not None and (where.uid or ask is None):
+        return _fetch_near(url, folder, where, target, size_cap, digest)
+    if ask is None:
+        raise ServiceUnavailable(f"the service {where.service} of {url} is not known on this machine.")
+    from trun.adapters import transfer
+
+    for left in reversed(range(_TICKETS)):
+        offer = ask("file", {"url": url, "token": token})
+        address, fingerprint, ticket, size, told = _read_offer(offer, url)
+        if digest and told and told != digest:
+            raise DigestMismatch(f"at {url} is something else now: {told} in place of {digest}.")
+        if size > size_cap:
+            raise TransferRefused(f"{url} has {size} bytes, and at most {size_cap} are taken.", reason="size")
+        try:
+            return transfer.fetch(
+                *(address, fingerprint, ticket, target),
+                size_cap=size_cap,
+                digest=digest or told,
+                key=f"{url}\n{size}",
+            )
+        except TransferRefused as error:
+            if error.reason not in ("ticket", "changed") or not left:
+                raise
+    raise AssertionError("the last round returns or raises")
+
+
+def _read_offer(offer: dict[str, Any], url: str) -> tuple[str, str, str, int, str]:
+    """Return what a service offers; it may be one of another user, so nothing is believed to be there."""
+    found = [offer.get(name) for name in ("address", "fingerprint", "ticket", "size", "digest")]
+    address, fingerprint, ticket, size, digest = found
+    if not all(isinstance(one, str) for one in (address, fingerprint, ticket, digest)):
+        raise ProtocolError(f"the service of {url} did not say where the file can be fetched.")
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise ProtocolError(f"the service of {url} did not say how big the file is.")
+    return str(address), str(fingerprint), str(ticket), size, str(digest)
+
+
+def _fetch_near(url: str, folder: Path, where: Place, target: Path, cap: int, digest: str) -> tuple[int, str]:
+    """Copy from the export folder of a service of the same user on this machine."""
     try:
-        with part.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+        if not where.uid:
+            raise FileNotFoundError
+        fd = open_published(folder, where)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"the service has published no file at {url}.") from None
+    return _take(os.fdopen(fd, "rb", buffering=0), target, cap=cap, digest=("blake2b", digest) if digest else None)
 
 
-def _safe_name(url: str) -> str:
-    """Return the last part of an address as a name that is harmless in any folder."""
-    name = urllib.parse.unquote(urllib.parse.urlsplit(url).path).rstrip("/").rpartition("/")[2]
-    kept = "".join(c if c.isalnum() or c in "._-" else "_" for c in name).lstrip(".")
-    stem, dot, suffix = kept.rpartition(".")
-    while len(os.fsencode(kept)) > _NAME_BYTES:
-        stem, suffix = (stem[:-1], suffix) if stem else (stem, suffix[:-1])
-        kept = stem + dot + suffix if stem else suffix
-    return kept or "file"
+# -- from this machine, and through fsspec ----------------------------------------------------------------------------
 
 
-def _fetch_file(url: str, target: Path) -> None:
+def _open_file(url: str, reach: Reach) -> BinaryIO:
     path = Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
+    below = reach.file_below(path, url)
+    if below is None:
+        return _open_regular(path)
+    return os.fdopen(resolve(*below, hidden=True), "rb", buffering=0)
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    """Open a file that has an end; a fifo or a device may have none, and is not even touched."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is no file, so it cannot be fetched.")
-    copy(path, target)
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise FileNotFoundError(f"{path} is no file, so it cannot be fetched.")
+    return os.fdopen(fd, "rb", buffering=0)
 
 
-def _published(url: str) -> tuple[str, str, str]:
-    """Return key of the service, uid of the job and name of the file that a ``trun://`` address names."""
-    parts = urllib.parse.urlsplit(url)
-    pieces = [urllib.parse.unquote(piece) for piece in parts.path.split("/")[1:]]
-    if len(pieces) != 4 or pieces[0] != "jobs" or pieces[2] != "files" or not all(pieces) or not parts.netloc:
-        raise BadOption(f"{url!r} is no address of a published file: trun://SERVICE/jobs/ID/files/NAME.")
-    if any(piece in (".", "..") or "/" in piece or "\0" in piece for piece in pieces):
-        raise BadOption(f"{url!r} leaves the folder of the job.")
-    return parts.netloc, pieces[1], pieces[3]
+def _take(
+    source: BinaryIO, target: Path, *, cap: int | None, digest: tuple[str, str] | None, key: str = ""
+) -> tuple[int, str]:
+    """Read a source to its end into a file, and return its size and digest; the source is closed.
+
+    ``key`` says what the content is, for a later attempt that goes on where this one ends.
+    """
+    with source, receiving(target, key) as part:
+        if part.size:
+            source.seek(part.size)
+        while piece := source.read(PIECE):
+            if cap is not None and part.size + len(piece) > cap:
+                part.drop()
+                text = f"{target.name} has more than the {cap} bytes that are taken ([fetch] max_size)."
+                raise TransferRefused(text, reason="size")
+            part.write(piece)
+        part.check(digest, target.name)
+        part.finish()
+        return part.size, part.digest()
 
 
-def _fetch_trun(url: str, target: Path) -> None:
-    """Copy from the export folder of a service of the same user on this machine."""
-    key, uid, name = _published(url)
-    folder = folders.service_folder(key)
-    if folder is None:
-        raise ServiceUnavailable(f"the service {key} of {url} is not known on this machine.")
-    export = Path(folder, "export").resolve()
-    source = export / uid / name
-    if not source.is_file() or source.resolve() != source:  # a link would lead out of what was published
-        raise FileNotFoundError(f"the service has published no file at {url}.")
-    copy(source, target)
-
-
-def _fetch_http(url: str, target: Path) -> None:
-    try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer, _written(target) as file:
-            shutil.copyfileobj(answer, file, _PIECE)
-            expected = answer.headers.get("Content-Length")
-            if expected is not None and file.tell() != int(expected):
-                raise ServiceUnavailable(f"{url} broke off after {file.tell()} of {expected} bytes.")
-    except urllib.error.HTTPError as error:  # cannot travel as it is: it holds a connection
-        error.close()
-        if error.code in (404, 410):
-            raise FileNotFoundError(f"there is nothing at {url} ({error.code} {error.reason}).") from None
-        raise ServiceUnavailable(f"{url} answered {error.code} {error.reason}.") from None
-    except urllib.error.URLError as error:
-        raise ServiceUnavailable(f"{url} cannot be reached: {error.reason}.") from None
-
-
-def _fetch_fsspec(url: str, target: Path) -> None:
+def _fetch_fsspec(url: str, target: Path, cap: int, digest: tuple[str, str] | None) -> tuple[int, str]:
+    scheme = urllib.parse.urlsplit(url).scheme
     try:
         import fsspec
     except ImportError:
-        scheme = urllib.parse.urlsplit(url).scheme
         raise MissingExtra(f"fetching {scheme}:// needs fsspec: pip install 'trun[remote]'") from None
-    with fsspec.open(url, "rb") as source, _written(target) as file:
-        shutil.copyfileobj(source, file, _PIECE)
+    try:
+        system, path = fsspec.core.url_to_fs(url)
+        source: BinaryIO = system.open(path, "rb")
+    except ImportError as error:
+        raise MissingExtra(f"fetching {scheme}:// needs one more package: {error}.") from None
+    except ValueError as error:
+        raise BadOption(f"{url!r} cannot be fetched: {error}.") from None
+    key = ""
+    if source.seekable():
+        with contextlib.suppress(OSError, NotImplementedError):
+            key = f"{url}\n{system.ukey(path)}"
+    return _take(source, target, cap=cap, digest=digest, key=key)
+
+
+__all__ = ["Ask", "File", "bring", "copy", "fetch_trun", "known_file", "measure"]

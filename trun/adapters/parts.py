@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from trun.errors import TransferRefused, TrunError
+from trun.errors import DigestMismatch, TransferRefused, TrunError
 
 PIECE = 1 << 18
 #: A part that has not grown for so long (seconds) is given up.
@@ -80,6 +80,24 @@ class Part:
     def digest(self) -> str:
         """Return the hexadecimal BLAKE2b-256 of what has arrived; empty where it is not to be checked."""
         return self._hashed().hexdigest() if self._checked else ""
+
+    def check(self, wanted: tuple[str, str] | None, source: str) -> None:
+        """Raise ``DigestMismatch``, and forget what has arrived, where it has not the digest that is wanted.
+
+        ``wanted`` is the kind (``blake2b``, that of trun, or another that hashlib knows) with the hexadecimal digest;
+        ``source`` says in the error where the bytes came from.
+        """
+        if wanted is None:
+            return
+        kind, digest = wanted
+        if kind == "blake2b":
+            found = self.digest()
+        else:
+            with self.path.open("rb") as file:
+                found = hashlib.file_digest(file, kind).hexdigest()
+        if found != digest:
+            self.drop()
+            raise DigestMismatch(f"what came from {source} has the {kind} digest {found} in place of {digest}.")
 
     def finish(self) -> None:
         """Give the file its name; durable when this returns."""

@@ -85,7 +85,7 @@ def fetch(
     size_cap
         More bytes than this are refused before the first is taken.
     digest
-        What the content must be; empty: what the service says at the end.
+        What the content must be; empty: what the service says at the end, if it does.
     key
         What an earlier attempt is recognised by where the digest is not known.
 
@@ -100,7 +100,7 @@ def fetch(
         while True:
             before = part.size
             try:
-                found = _get(address, fingerprint, ticket, part, size_cap, digest)
+                found = _get(address, fingerprint, ticket, part, size_cap, digest, resumed)
             except ServiceUnavailable:
                 breaks = 1 if part.size > before else breaks + 1
                 if breaks >= TRIES:
@@ -179,7 +179,7 @@ def push(address: str, fingerprint: str, ticket: str, source: Source) -> None:
 # -- one transfer -----------------------------------------------------------------------------------------------------
 
 
-def _get(address: str, fingerprint: str, ticket: str, part: Part, size_cap: int, digest: str) -> str:
+def _get(address: str, fingerprint: str, ticket: str, part: Part, size_cap: int, digest: str, resumed: bool) -> str:
     """Take what is missing of a part, and return its digest."""
     with _connected(address, fingerprint) as link:
         size, announced = _header(link, "GET", ticket, part.size)
@@ -196,10 +196,11 @@ def _get(address: str, fingerprint: str, ticket: str, part: Part, size_cap: int,
         told = link.answer("END")[0]
     _check_told(digest, announced, told)
     wanted = digest or (told if told != UNCHECKED else announced)
-    if wanted == UNCHECKED:
-        raise ProtocolError(f"{address} names no digest of a file.")
     found = part.digest()
-    _compare(wanted, found, address)
+    if wanted != UNCHECKED:
+        _compare(wanted, found, address)
+    elif resumed:
+        raise DigestMismatch(f"{address} names no digest, so what came at an earlier attempt cannot be checked.")
     return found
 
 
