@@ -1,7 +1,8 @@
 """What stands for a result that is not there yet: ``Deferred`` and ``Piece``.
 
 As an argument of a job it is filled in at the service that runs it; used here and now (``bool``, ``len``, ``iter``)
-it says that it is too early. Knows pickles and nothing of services.
+it says that it is too early, and between ``&`` and ``|`` that a condition is wanted. Knows pickles and nothing of
+services.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from trun.adapters import pickles
+from trun.errors import ConditionTypeError
 from trun.outcomes import known_jobs
 
 Path = tuple[tuple[str, Any], ...]
@@ -38,6 +40,30 @@ class Deferred:
 
     def __contains__(self, item: object) -> NoReturn:
         raise TypeError(f"{self!r} is not known yet, so nothing can be looked for in it; use .result() first.")
+
+    def __and__(self, other: object) -> NoReturn:
+        raise self._no_condition("&")
+
+    def __rand__(self, other: object) -> NoReturn:
+        raise self._no_condition("&")
+
+    def __or__(self, other: object) -> NoReturn:
+        raise self._no_condition("|")
+
+    def __ror__(self, other: object) -> NoReturn:
+        raise self._no_condition("|")
+
+    def __invert__(self) -> NoReturn:
+        raise self._no_condition("~")
+
+    def __neg__(self) -> NoReturn:
+        raise self._no_condition("-")
+
+    def _no_condition(self, operator: str) -> ConditionTypeError:
+        name = self._owner().name
+        return ConditionTypeError(
+            f"{operator} combines conditions, and {self!r} is none; write {name}.iscompleted or the like."
+        )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         job = self._owner()

@@ -508,6 +508,16 @@ def test_a_key_with_another_call_is_refused_at_once_and_disturbs_nobody() -> Non
     assert one.result(WAIT_S) == two.result(WAIT_S) == 3
 
 
+@pytest.mark.parametrize(
+    "use", [lambda a, b: a & b, lambda a, b: a | b.iscompleted, lambda a, b: ~a, lambda a, b: a.x & b]
+)
+def test_operators_between_jobs_ask_for_conditions(use: Any) -> None:
+    a, b = trun.submit(add, 1, 2, name="a"), trun.submit(add, 3, 4, name="b")
+
+    with pytest.raises(TypeError, match=r"combines conditions, and <.*> is none; write a\.iscompleted"):
+        use(a, b)
+
+
 def test_big_arrays_go_there_and_back() -> None:
     np = pytest.importorskip("numpy")
     data = np.arange(1_250_000, dtype=float)
