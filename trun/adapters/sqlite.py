@@ -2,7 +2,7 @@
 
 When ``commit`` returns, the batch survives kill -9 and power loss. The file is made under another name and renamed
 when it is whole, carries its format in ``user_version``, is checked at each opening, and belongs to the process
-that holds the folder's lock. The only room that knows ``sqlite3``; it does not know what the bytes mean that it
+that holds the folder's lock. It does not know what the bytes mean that it
 keeps (see ``core.codec``), except whether a job is over. ``SYNCHRONOUS=NORMAL`` was turned down: it lost
 acknowledged commits at 49 of 50 power cuts and is no faster for batches; a log format of our own was turned down
 because batching gives back what SQLite costs.
@@ -18,7 +18,6 @@ import errno
 import logging
 import os
 import secrets
-import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,8 @@ from typing import Any
 
 import msgspec
 
+import trun.adapters.database as database
+from trun.adapters.database import FILE
 from trun.adapters.folders import FolderLock, holder
 from trun.adapters.logtail import PROOF, lost_commits
 from trun.adapters.schema import PRAGMAS, SCHEMA, insert_rows, is_live
@@ -37,32 +38,30 @@ from trun.ports import Batch, StoredJob
 
 _log = logging.getLogger(__name__)
 
-#: Name of the journal in its folder.
-FILE = "journal.sqlite"
 #: Format of the file (``user_version``); ``application_id`` says that it is ours.
 VERSION = 1
 APPLICATION_ID = 0x7472756E
 #: Steps from each format to the next, run in one transaction after a backup.
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}
+MIGRATIONS: dict[int, Callable[[database.Connection], None]] = {}
 
 
 # -- foreign errors become ours ---------------------------------------------------------------------------------------
 
 
-def translate(error: sqlite3.Error, path: Path) -> TrunError:
+def translate(error: database.Error, path: Path) -> TrunError:
     """Return our error for one of SQLite's about the file ``path``."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    code = getattr(error, "sqlite_errorcode", database.SQLITE_ERROR)
     kind = code & 0xFF
     facts = {"path": str(path)}
-    if kind == sqlite3.SQLITE_FULL or (
-        kind == sqlite3.SQLITE_IOERR and code != sqlite3.SQLITE_IOERR_FSYNC and is_out_of_space(path.parent)
+    if kind == database.SQLITE_FULL or (
+        kind == database.SQLITE_IOERR and code != database.SQLITE_IOERR_FSYNC and is_out_of_space(path.parent)
     ):
         return StateFull(f"no space is left for the state folder {path.parent}; free some, then go on.", **facts)
-    if kind in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    if kind in (database.SQLITE_CORRUPT, database.SQLITE_NOTADB):
         return _damaged(path, str(error))
-    if kind in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+    if kind in (database.SQLITE_READONLY, database.SQLITE_CANTOPEN, database.SQLITE_PERM):
         return StateError(f"the journal {path} cannot be written ({error}); make its folder writable.", **facts)
-    if kind == sqlite3.SQLITE_CONSTRAINT:
+    if kind == database.SQLITE_CONSTRAINT:
         return InvariantError(f"the journal {path} was given what it has already: {error}")
     return StateError(
         f"the journal {path} cannot be written ({error}); look after the disk, then start the service again.", **facts
@@ -81,7 +80,7 @@ def _damaged(path: Path, why: str) -> StateDamaged:
 def _ours(path: Path) -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
+    except database.Error as error:
         raise translate(error, path) from error
 
 
@@ -91,12 +90,12 @@ def _ours(path: Path) -> Iterator[None]:
 class ReadOnlyJournal:
     """Reads the journal of a folder, also while another process holds it. Made by ``read_only``."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+    def __init__(self, connection: database.Connection, path: Path) -> None:
         self.path = path
         self._connection = connection
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
+    def _reading(self) -> Iterator[database.Connection]:
         try:
             with _ours(self.path):
                 yield self._connection
@@ -184,7 +183,7 @@ def read_only(folder: Path | str) -> ReadOnlyJournal:
     if not path.exists():
         raise StateError(f"there is no journal in the folder {path.parent}.", path=str(path))
     with _ours(path), contextlib.ExitStack() as stack:
-        connection = _looking(path)
+        connection = database.looking(path)
         stack.callback(connection.close)
         connection.isolation_level = None
         _check_version(connection, path)
@@ -195,14 +194,10 @@ def read_only(folder: Path | str) -> ReadOnlyJournal:
     return ReadOnlyJournal(connection, path)
 
 
-def _looking(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, check_same_thread=False, timeout=10.0)
-
-
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[Callable[..., Iterator[tuple[Any, ...]]]]:
     """Give a function that asks a copy of a journal, which may be damaged, row by row; for salvage."""
-    with contextlib.closing(sqlite3.connect(path, timeout=10.0)) as connection:
+    with contextlib.closing(database.connect(path, timeout=10.0)) as connection:
         connection.text_factory = lambda data: data.decode(errors="replace")
 
         def ask(query: str, *arguments: Any) -> Iterator[tuple[Any, ...]]:
@@ -212,7 +207,7 @@ def reading(path: Path) -> Iterator[Callable[..., Iterator[tuple[Any, ...]]]]:
         yield ask
 
 
-def _check_version(connection: sqlite3.Connection, path: Path) -> int:
+def _check_version(connection: database.Connection, path: Path) -> int:
     (found,) = connection.execute("PRAGMA user_version").fetchone()
     (owner,) = connection.execute("PRAGMA application_id").fetchone()
     if owner != APPLICATION_ID or found < 1:
@@ -246,7 +241,7 @@ class SqliteJournal(ReadOnlyJournal):
     """
 
     #: What opens the file; tests put a faulty one here.
-    factory: type[sqlite3.Connection] = sqlite3.Connection
+    factory: type[database.Connection] = database.Connection
 
     def __init__(self, folder: Path | str) -> None:
         place = Path(folder).expanduser().absolute()
@@ -276,7 +271,7 @@ class SqliteJournal(ReadOnlyJournal):
         statement = "UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'epoch'"
         try:
             self._connection.execute(statement)
-        except sqlite3.Error as error:
+        except database.Error as error:
             ours = translate(error, self.path)
             if not (isinstance(ours, StateFull) and self._ballast.drop()):
                 raise ours from error
@@ -327,10 +322,10 @@ class SqliteJournal(ReadOnlyJournal):
             self._insert(batch, named)
             connection.execute("COMMIT")
         except BaseException as error:
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(database.Error):
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
-            if not isinstance(error, sqlite3.Error):
+            if not isinstance(error, database.Error):
                 raise
             ours = translate(error, self.path)
             if isinstance(ours, StateFull):
@@ -388,7 +383,7 @@ class SqliteJournal(ReadOnlyJournal):
         if self._closed:
             return
         self._closed = True
-        with contextlib.suppress(sqlite3.Error):
+        with contextlib.suppress(database.Error):
             self._connection.close()
         self._ballast.drop()
         self._lock.release()
@@ -397,13 +392,13 @@ class SqliteJournal(ReadOnlyJournal):
 # -- opening ----------------------------------------------------------------------------------------------------------
 
 
-def _open(path: Path, factory: type[sqlite3.Connection]) -> sqlite3.Connection:
+def _open(path: Path, factory: type[database.Connection]) -> database.Connection:
     if path.exists():
         check(path)
     else:
         _create(path)
     with _ours(path), contextlib.ExitStack() as stack:
-        connection = sqlite3.connect(path, check_same_thread=False, timeout=10.0, factory=factory)
+        connection = database.connect(path, check_same_thread=False, timeout=10.0, factory=factory)
         stack.callback(connection.close)
         version = _check_version(connection, path)
         _configure(connection)
@@ -417,7 +412,7 @@ def check(path: Path) -> None:
     """Refuse a damaged file or log; for the owner of the folder. Changes nothing, as the connection cannot write."""
     with (
         _ours(path),
-        contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=10.0)) as looking,
+        contextlib.closing(database.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=10.0)) as looking,
     ):
         _check_version(looking, path)
         _check_log(path)
@@ -432,7 +427,7 @@ def _check_log(path: Path) -> None:
         raise _damaged(path, f"its log breaks off before {lost} commits that were acknowledged")
 
 
-def _configure(connection: sqlite3.Connection) -> None:
+def _configure(connection: database.Connection) -> None:
     connection.isolation_level = None
     for pragma in PRAGMAS:
         connection.execute(f"PRAGMA {pragma}").close()
@@ -451,7 +446,7 @@ def _create(path: Path) -> None:
     }
     try:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        with contextlib.closing(sqlite3.connect(temporary)) as connection:
+        with contextlib.closing(database.connect(temporary)) as connection:
             _configure(connection)
             marks = f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={VERSION};"
             connection.executescript(f"BEGIN; {SCHEMA} {marks}")
@@ -460,7 +455,7 @@ def _create(path: Path) -> None:
         sync(temporary)
         os.rename(temporary, path)
         sync(path.parent)
-    except sqlite3.Error as error:
+    except database.Error as error:
         raise translate(error, path) from error
     except OSError as error:
         if isinstance(error, StateError):
@@ -473,10 +468,10 @@ def _create(path: Path) -> None:
         ) from error
 
 
-def _migrate(connection: sqlite3.Connection, path: Path, version: int) -> None:
+def _migrate(connection: database.Connection, path: Path, version: int) -> None:
     """Bring a file of an older format to ours, after a backup beside it."""
     backup = path.with_name(f"{FILE}.v{version}.backup")
-    with contextlib.closing(sqlite3.connect(backup)) as copy:
+    with contextlib.closing(database.connect(backup)) as copy:
         connection.backup(copy)
     sync(backup)
     _log.warning("journal is brought to a newer format from=%d to=%d backup=%s", version, VERSION, backup)
@@ -492,4 +487,4 @@ def _migrate(connection: sqlite3.Connection, path: Path, version: int) -> None:
         raise
 
 
-__all__ = ["ReadOnlyJournal", "SqliteJournal", "check", "read_only", "reading", "translate"]
+__all__ = ["FILE", "ReadOnlyJournal", "SqliteJournal", "check", "read_only", "reading", "translate"]

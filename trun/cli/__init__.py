@@ -88,18 +88,16 @@ def _outcome(words: list[str]) -> int:
 def _call(verb: str, words: list[str]) -> int:
     import importlib
 
-    from trun.errors import TrunError
-
     try:
         room = importlib.import_module(f"trun.cli.{VERBS[verb][0]}")
         code: int = getattr(room, verb.lstrip("_").replace("-", "_"))(words)
         return code
-    except TrunError as error:
-        return _complain(str(error), code_of(error))
-    except (SystemExit, KeyboardInterrupt, BrokenPipeError):
+    except BrokenPipeError:
         raise
     except Exception as error:
-        return _fault(error)
+        from trun.errors import TrunError  # only where it is needed: Tab has no time for it
+
+        return _complain(str(error), code_of(error)) if isinstance(error, TrunError) else _fault(error)
 
 
 def code_of(error: Exception) -> int:

@@ -9,15 +9,12 @@ Who may come in: the command. Rule: ``__complete`` prints candidates or nothing;
 
 from __future__ import annotations
 
-import contextlib
+import os
+import sys
 import time
-from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
 
 from trun.cli import VERBS
-from trun.cli.text import line
-from trun.errors import TrunError, UnknownName
 
 SCRIPTS = {
     "bash": """\
@@ -94,6 +91,7 @@ PATIENCE_S = 0.04
 def completion(words: Sequence[str]) -> int:
     """Print a completion script."""
     from trun.cli.arguments import Parser
+    from trun.errors import UnknownName
 
     parser = Parser("completion", "Print a completion script; in each new shell:\n" + "\n".join(INSTALL.values()))
     parser.add_argument("shell", metavar="bash|zsh|fish")
@@ -106,7 +104,11 @@ def completion(words: Sequence[str]) -> int:
 
 def complete(words: Sequence[str]) -> int:
     """Print the candidates for the last of the words after ``trun``."""
-    for candidate in candidates(words or [""]):
+    try:
+        found = candidates(words or [""])
+    except Exception:
+        found = []
+    for candidate in found:
         print(candidate)
     return 0
 
@@ -129,7 +131,7 @@ def _values(before: Sequence[str], last: str) -> list[str]:
         head, comma, _ = last.rpartition(",")
         return [head + comma + state for state in STATES]
     if option in ("--service", "--state", "--workers", "--limit", "--since"):
-        return [folder.name for folder in _runs()] if option == "--service" else []
+        return [os.path.basename(folder) for folder in _runs()] if option == "--service" else []
     if verb == "completion":
         return list(SCRIPTS)
     if verb == "explain":
@@ -137,38 +139,44 @@ def _values(before: Sequence[str], last: str) -> list[str]:
 
         return list(classes())
     if verb in ("resume", "recover"):
-        return [folder.name for folder in _runs()]
+        return [os.path.basename(folder) for folder in _runs()]
     return job_ids(JOBS[verb]) if verb in JOBS else []
 
 
-def _runs() -> list[Path]:
-    from trun.adapters.folders import run_folders
+def _runs() -> list[str]:
+    from trun.adapters.database import newest_runs
 
-    with contextlib.suppress(TrunError, OSError):
-        return run_folders()[:RUNS]
-    return []
+    return newest_runs(_state_folder(), RUNS)
+
+
+def _state_folder() -> str:
+    """Return where runs lie: what ``adapters.folders`` says, without all that it must import to make folders."""
+    named = os.environ.get("TRUN_STATE_DIR")
+    if named:
+        return os.path.abspath(os.path.expanduser(named))
+    if sys.platform == "darwin":
+        return os.path.expanduser("~/Library/Application Support/trun")
+    return os.path.join(os.path.expanduser(os.environ.get("XDG_STATE_HOME") or "~/.local/state"), "trun")
 
 
 def job_ids(states: Sequence[str]) -> list[str]:
     """Return the ids of jobs in these states (empty: all) on the newest records, the newest first."""
-    from trun.adapters.sqlite import read_only
-    from trun.core.codec import decode_life
+    from trun.adapters.database import glance
 
     end = time.monotonic() + PATIENCE_S
     found: dict[str, None] = {}
     for folder in _runs():
-        with contextlib.suppress(TrunError, OSError):
-            journal = read_only(folder)
-            newest: deque[str] = deque(maxlen=IDS)
-            try:
-                for job in journal.jobs():
-                    if not states or decode_life(job.life).state.value in states:
-                        newest.append(line(f"{job.spec.name}#{job.number}"))
-                    if time.monotonic() > end:
-                        break
-            finally:
-                journal.close()
-            found.update(dict.fromkeys(reversed(newest)))
+        for number, name, state in glance(folder, IDS, end):
+            if not states or state in states:
+                found[_harmless(f"{name}#{number}")] = None
         if time.monotonic() > end:
             break
     return list(found)
+
+
+def _harmless(text: str) -> str:
+    if text.isascii() and text.isprintable() and " " not in text:
+        return text
+    from trun.cli.text import line
+
+    return line(text)
