@@ -36,6 +36,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "isolation": ("worker", "fresh", "inline"),
     "losers": ("unneeded", "all", "none"),
 }
+#: What nearly every job chooses; compared at once.
+_USUAL = ("call", "cancel", "worker", "unneeded")
 
 
 class Gate(NamedTuple):
@@ -58,6 +60,9 @@ class Door:
 
     def check(self, message: Submit) -> list[tuple[JobSpec, Gate | None]]:
         """Return the new jobs with their conditions; raise ``UsageError`` where something cannot be accepted."""
+        if len(message.specs) == 1 and not message.groups and self._is_plain(message.specs[0]):
+            _check_options(message.specs[0])
+            return [(message.specs[0], None)]
         fresh: list[tuple[JobSpec, Gate | None]] = []
         uids: dict[str, JobSpec] = {}
         for spec in message.specs:
@@ -80,6 +85,13 @@ class Door:
         if any(gate is not None for _, gate in fresh):
             self._refuse_circles(fresh, groups)
         return fresh
+
+    def _is_plain(self, spec: JobSpec) -> bool:
+        """Whether a job is new and names nothing that would have to be there: most are, and need no further look."""
+        return not (
+            (spec.when or spec.inputs or spec.choices or spec.key or spec.group or spec.resources)
+            or spec.uid in self._book.records
+        )
 
     def is_known(self, spec: JobSpec, batch: dict[str, JobSpec]) -> bool:
         """Whether the job was accepted before; other content under the same uid or key is refused."""
@@ -252,15 +264,20 @@ def _subjects(condition: Condition) -> list[str]:
     return [leaf.subject for leaf in condition.depends if isinstance(leaf, JobAtom)]
 
 
-def _check_options(spec: JobSpec) -> None:
-    """Refuse options that make no sense; the doors check them too, but not everybody comes through a door."""
-    if spec.uid in RESERVED or ":" in spec.uid:
-        raise BadOption(f"{spec.name} needs a uid that is no reserved word and has no colon, not {spec.uid!r}.")
+def _check_choices(spec: JobSpec) -> None:
     for option, allowed in _CHOICES.items():
         value = getattr(spec, option)
         if value not in allowed:
             hint = nearest(value, allowed)
             raise BadOption(f"{spec.name}: {option} is one of {', '.join(allowed)}, not {value!r}.{hint}")
+
+
+def _check_options(spec: JobSpec) -> None:
+    """Refuse options that make no sense; the doors check them too, but not everybody comes through a door."""
+    if spec.uid in RESERVED or ":" in spec.uid:
+        raise BadOption(f"{spec.name} needs a uid that is no reserved word and has no colon, not {spec.uid!r}.")
+    if (spec.kind, spec.on_never, spec.isolation, spec.losers) != _USUAL:
+        _check_choices(spec)
     if spec.retries < 0 or not (spec.retry_delay >= 0 and isfinite(spec.retry_delay)):
         raise BadOption(f"{spec.name}: retries and retry_delay are at least 0, not {spec.retries}, {spec.retry_delay}.")
     if not (spec.backoff > 0 and isfinite(spec.backoff) and isfinite(spec.priority)):

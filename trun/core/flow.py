@@ -51,6 +51,7 @@ GRACE_S = 2.0
 #: Atoms of a witness that are kept and published.
 WITNESS = 1000
 
+_QUEUED = Queued()
 _NEVER: dict[str, Cause] = {
     "cancel": "never: cancel",
     "hold": "never: hold",
@@ -244,7 +245,7 @@ class Flow:
         """Put a job into the ready queue."""
         record.life.fired = int(fired)
         self.book.move(record, cause)
-        self.book.publish(record, Queued(witness=witness))
+        self.book.publish(record, Queued(witness=witness) if witness else _QUEUED)
         self.enqueue(record)
 
     def enqueue(self, record: JobRecord) -> None:

@@ -162,7 +162,12 @@ class ReadyQueue:
 
     def pop_plain(self) -> str | None:
         """Take out the first job without needs, limits and isolation of its own."""
-        return self._take(PLAIN) if self._head(PLAIN) is not None else None
+        if self._head(PLAIN) is None:
+            return None
+        # What was put forward is not looked for: ``pop`` finds that it has gone, and puts the next one forward.
+        uid = heappop(self._heaps[PLAIN])[2]
+        del self._where[uid]
+        return uid
 
     def released(self, resources: Iterable[str]) -> None:
         """Look again at what was parked under these resources."""
