@@ -130,6 +130,7 @@ class DependsBesideBruteForce(RuleBasedStateMachine):
         if hasattr(self, "depends"):
             for name in list(self.brute.waiting):
                 assert self.depends.withdraw(self.names[int(str(name))])
+            self.depends._resolver._plain.sweep()
             entries = self.depends._resolver._entries
             assert not entries.about
             assert not entries.others

@@ -12,24 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from trun.conditions.algebra import Condition, Gate, Leaf, Never, Not, Settled, combine, postorder
+from trun.conditions.forms import Grounds
 from trun.conditions.timing import TimeLeaf
-from trun.conditions.value import CANCELLED, HOLDS, NEVER, TRUE, WAIT, Value
-
-
-class Grounds:
-    """What a plain condition fired on, as long as nobody asks: all its atoms but those that were not true."""
-
-    __slots__ = ("condition", "missing")
-
-    def __init__(self, condition: Condition) -> None:
-        self.condition = condition
-        #: Keys of the atoms that were not true.
-        self.missing: set[str] = set()
-
-    def leaves(self) -> tuple[Leaf, ...]:
-        """Return one smallest set of atoms that made the condition true."""
-        values = node_values(self.condition, lambda leaf: WAIT if leaf.key in self.missing else TRUE)
-        return support(self.condition, values)
+from trun.conditions.value import CANCELLED, HOLDS, NEVER, TRUE, Value
 
 
 class Fire:
@@ -48,7 +33,7 @@ class Fire:
     def witness(self) -> tuple[str, ...]:
         """Keys of the atoms that made it hold."""
         if isinstance(self.by, Grounds):
-            self.by = self.by.leaves()
+            self.by = self.by.witness()
         return tuple(dict.fromkeys([leaf.key for leaf in self.by]))
 
     def __eq__(self, other: object) -> bool:

@@ -1,29 +1,34 @@
 """The atoms that somebody waits for, and who waits for each.
 
-An atom's *entry* is found by the job it is about, or by its key. As long as it is undecided, has few listeners and
-stands in plain conditions only, the entry is an array of the gates that mention it (``Waiters``). Else it is a
-``Source``. A true atom that stands in plain conditions only is forgotten: whoever mentions an atom that has no entry
-knows that it is true.
+An atom's *entry* is found by the job it is about, or by its key. As long as it is undecided and stands in plain
+conditions only, the entry is an array of the gates that mention it (``Waiters``). Else it is a ``Source``. A true atom
+that stands in plain conditions only is forgotten: whoever mentions an atom that has no entry knows that it is true.
 
-Rule: every edge that is entered is taken out again, by its registration or by the atom itself.
+A registration that is decided stays mentioned for a while: its gates are STALE, each mention that goes is told to
+``leave``, and an entry with nothing but stale mentions counts as none.
+
+Rule: every mention that is entered goes exactly once, with its atom, by ``disconnect``, or with the stale ones.
 """
 
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
 from trun.conditions.algebra import Leaf
 from trun.conditions.atoms import JobAtom
 from trun.conditions.graph import Graph
-from trun.conditions.value import TRUE, WAIT, Value
+from trun.conditions.value import NEVER, TRUE, WAIT, Value
 
 #: From so many listeners on, taking one out of a list costs too much.
 WIDE = 64
+#: What marks a gate whose registration is decided, as long as entries mention it.
+STALE: Final = "stale"
 
 
 class Source:
-    """An atom that is more than a list can say: decided, a level, much listened to, or in a five-value condition."""
+    """An atom that is more than a list can say: decided, a level, or in a five-value condition."""
 
     __slots__ = ("gates", "graphs", "leaf", "reason", "value")
 
@@ -50,6 +55,13 @@ class Waiters(_Numbers):
     leaf: Leaf
 
 
+class Wide(Waiters):
+    """The same with many gates: stale ones go together, once they may be half of all."""
+
+    __slots__ = ("gone",)
+    gone: int
+
+
 Entry = Waiters | Source
 
 
@@ -67,16 +79,24 @@ class Several(dict[str, Entry]):
 class Entries:
     """The atoms that somebody waits for."""
 
-    __slots__ = ("about", "others")
+    __slots__ = ("about", "leave", "marks", "others")
 
-    def __init__(self) -> None:
+    def __init__(self, marks: list[Any], leave: Callable[[int], None]) -> None:
         #: Job -> entry of the one atom about it, or several.
         self.about: dict[str, Entry | Several] = {}
         #: Key -> entry of an atom that is about no job.
         self.others: dict[str, Entry] = {}
+        #: Gate -> STALE, or something else.
+        self.marks = marks
+        #: Called with each stale gate of which a mention went.
+        self.leave = leave
 
     def find(self, leaf: Leaf) -> Entry | None:
-        """Return the entry of an atom."""
+        """Return the entry of an atom that somebody waits for."""
+        found = self._find(leaf)
+        return found if found is not None and self._is_live(found) else None
+
+    def _find(self, leaf: Leaf) -> Entry | None:
         if not isinstance(leaf, JobAtom):
             return self.others.get(leaf.key)
         found = self.about.get(leaf.subject)
@@ -84,11 +104,41 @@ class Entries:
             return found.get(leaf.key)
         return found if found is not None and found.leaf.key == leaf.key else None
 
+    def _is_live(self, entry: Entry) -> bool:
+        """Whether somebody waits for an atom; if the last one does not, all stale mentions go."""
+        if isinstance(entry, Waiters):
+            return self.marks[entry[-1]] is not STALE or self.prune(entry)
+        return not entry.gates or self.marks[next(reversed(entry.gates))] is not STALE or self.prune(entry)
+
+    def prune(self, entry: Entry) -> bool:
+        """Take all stale mentions out of an entry; False if it is gone with them."""
+        marks = self.marks
+        if isinstance(entry, Waiters):
+            stale = [gate for gate in entry if marks[gate] is STALE]
+            live = [gate for gate in entry if marks[gate] is not STALE]
+            del entry[:]
+            entry.extend(live)
+            if isinstance(entry, Wide):
+                entry.gone = 0
+            is_live = bool(live)
+        else:
+            stale = [gate for gate in entry.gates if marks[gate] is STALE]
+            for gate in stale:
+                del entry.gates[gate]
+            is_live = bool(entry.gates or entry.graphs)
+        if not is_live:
+            self.remove(entry.leaf)
+        for gate in stale:
+            self.leave(gate)
+        return is_live
+
     def find_key(self, key: str) -> Entry | None:
-        """Return the entry of the atom with this key."""
+        """Return the entry of the atom with this key that somebody waits for."""
         found = self.others.get(key)
-        if found is not None or not key.startswith("job:"):
-            return found
+        if found is not None:
+            return found if self._is_live(found) else None
+        if not key.startswith("job:"):
+            return None
         end = key.find(":", 4)
         while end > 0:
             for entry in self.of_subject(key[4:end]):
@@ -98,11 +148,11 @@ class Entries:
         return None
 
     def of_subject(self, subject: str) -> list[Entry]:
-        """Return the entries about a job."""
+        """Return the entries about a job that somebody waits for."""
         found = self.about.get(subject)
         if found is None:
             return []
-        return list(found.values()) if isinstance(found, Several) else [found]
+        return [one for one in (list(found.values()) if isinstance(found, Several) else [found]) if self._is_live(one)]
 
     def put(self, leaf: Leaf, entry: Entry) -> None:
         """Enter an atom, or change what its entry is."""
@@ -150,33 +200,72 @@ class Entries:
         elif isinstance(entry, Waiters):
             if entry[-1] == gate:
                 return False
-            if len(entry) < WIDE:
-                entry.append(gate)
-            else:
-                self.source(leaf).gates[gate] = None
+            if len(entry) == WIDE and not isinstance(entry, Wide):
+                entry = self._widen(entry)
+            entry.append(gate)
         else:
             if gate in entry.gates:
                 return False
             entry.gates[gate] = None
         return True
 
-    def disconnect(self, leaf: Leaf, gate: int) -> bool:
-        """Let an atom feed a gate no more, and forget it if that was the last; False if it is true, or does not."""
-        entry = self.find(leaf)
-        if isinstance(entry, Waiters):
-            try:
-                entry.remove(gate)
-            except ValueError:
-                return False
+    def _widen(self, entry: Waiters) -> Waiters:
+        """Make room for more; that may be done by taking out what is stale."""
+        self.prune(entry)
+        if len(entry) < WIDE // 2:
+            return entry
+        wide = Wide("i", entry)
+        wide.leaf, wide.gone = entry.leaf, 0
+        self.put(entry.leaf, wide)
+        return wide
+
+    def retract(self, leaf: Leaf, gate: int) -> None:
+        """Undo ``connect``, if nothing was connected since."""
+        entry = self._find(leaf)
+        if isinstance(entry, Source):
+            entry.gates.pop(gate, None)
+            self._let_go(entry)
+        elif entry is not None and entry[-1] == gate:
+            del entry[-1]
             if not entry:
                 self.remove(leaf)
-            return True
-        if entry is None:
-            return False
-        entry.gates.pop(gate, None)
-        if not entry.gates and not entry.graphs:
-            self.remove(leaf)
-        return entry.value is not TRUE
+
+    def disconnect(self, leaf: Leaf, gate: int) -> None:
+        """Let an atom mention a stale gate no more; one with many listeners may wait for more of them."""
+        entry = self._find(leaf)
+        if isinstance(entry, Wide):
+            entry.gone += 1
+            if 2 * entry.gone > len(entry):
+                self.prune(entry)
+            return
+        if isinstance(entry, Waiters):
+            if gate not in entry:
+                return
+            entry.remove(gate)
+            if not entry:
+                self.remove(leaf)
+        elif entry is None or gate not in entry.gates:
+            return
+        else:
+            del entry.gates[gate]
+            self._let_go(entry)
+        self.leave(gate)
+
+    def disconnect_dead(self, leaf: Leaf, gate: int) -> None:
+        """Let a dead atom mention a gate no more."""
+        entry = self._find(leaf)
+        if isinstance(entry, Source) and entry.value <= NEVER and gate in entry.gates:
+            del entry.gates[gate]
+            self._let_go(entry)
+
+    def _let_go(self, source: Source) -> None:
+        if not source.gates and not source.graphs:
+            self.remove(source.leaf)
+
+    def mentions(self, leaf: Leaf, gate: int) -> bool:
+        """Whether an atom that is not true feeds a gate."""
+        entry = self._find(leaf)
+        return entry is not None and gate in (entry.gates if isinstance(entry, Source) else entry)
 
     def value(self, leaf: Leaf) -> Value:
         """Return what an atom that some plain condition mentions is worth."""

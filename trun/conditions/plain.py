@@ -1,8 +1,11 @@
 """Plain registrations: thresholds over atoms that are decided once, as rows of numbers.
 
-A *gate* is an index into parallel lists: how many children it still needs, how many it can still lose, which gates it
+A *gate* is an index into parallel lists: how many children it still needs, how many it can still lose, which gate it
 feeds. Numbers in lists cost the collector nothing and stay close together in memory. A conjunction of atoms is one
-gate, and the tuple of its atoms is all that is kept of it.
+gate, and the tuple of its atoms is all that is kept of it; a tree is a row of gates side by side, its root the last.
+
+A decided registration is not taken out of the entries of its atoms: its gates become STALE, count the mentions that
+are left, and are given back with the last. Only so many may do so at a time as waited lately; more are taken out.
 
 Rule: ``propagation`` and ``resolver`` alone come in here. A gate is given back only once no entry mentions it.
 """
@@ -10,24 +13,23 @@ Rule: ``propagation`` and ``resolver`` alone come in here. A gate is given back 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Hashable, Iterable, MutableSequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, MutableSequence, Sized
+from typing import Any, Final
 
-from trun.conditions.algebra import And, AtLeast, Condition, Gate, Leaf, postorder
+from trun.conditions.algebra import And, AtLeast, Condition, Gate, Leaf
 from trun.conditions.atoms import Atom, JobAtom
-from trun.conditions.entries import WIDE, Entries, Waiters
+from trun.conditions.entries import STALE, WIDE, Entries, Waiters
+from trun.conditions.forms import Form, Grounds, take_apart
 from trun.conditions.value import NEVER, TRUE, Value
 
-
-class Tree:
-    """A plain condition of more than one gate: which index stands for which of its nodes."""
-
-    __slots__ = ("condition", "gates")
-
-    def __init__(self, condition: Condition, gates: tuple[tuple[int, Condition], ...]) -> None:
-        self.condition = condition
-        self.gates = gates
-
+#: What marks a gate within a tree of which several children, but not all, must come true.
+QUORUM: Final = "quorum"
+#: So many decided registrations may always stay mentioned.
+FEW = 1024
+#: By how much each further one lowers the number that waited lately.
+DECAY = 1 / 16
+#: Forms of so many gates are shared, and so many of them are known.
+SHARED_GATES, SHARED_FORMS = 32, 1024
 
 _plain_types: dict[type, bool] = {}
 
@@ -71,23 +73,47 @@ def _repeats(node: Gate) -> bool:
 class Plain:
     """Gates as rows of numbers, and the plain registrations made of them."""
 
-    __slots__ = ("entries", "free", "need", "owner", "root", "rows", "serial", "slack", "up")
+    __slots__ = (
+        "entries",
+        "few",
+        "forms",
+        "free",
+        "leaving",
+        "limit",
+        "need",
+        "owner",
+        "root",
+        "rows",
+        "serial",
+        "slack",
+        "up",
+        "waiting",
+    )
 
-    def __init__(self, entries: Entries) -> None:
-        self.entries = entries
-        #: How many children must still become true; below zero once more did.
+    def __init__(self, waiting: Sized) -> None:
+        #: Of roots: what for (a tuple of atoms is their conjunction, a form is a tree, a condition is itself).
+        #: Of other gates: None or QUORUM until they are true, then what made them so. Of decided ones: STALE.
+        self.root: list[Any] = []
+        self.entries = Entries(self.root, self.leave)
+        self.waiting = waiting
+        #: How many children must still become true; below zero once more did. Of stale gates: how often mentioned.
         self.need: list[int] = []
         #: How many children may still die, plus one.
         self.slack = array("i")
-        #: The gates that a gate feeds; roots feed none.
-        self.up: dict[int, tuple[int, ...]] = {}
-        #: Of roots: who waits, ...
-        self.owner: list[Hashable] = []
-        #: ... for what (a tuple of atoms is their conjunction), ...
-        self.root: list[Any] = []
-        #: ... and the how manyeth registration this is.
+        #: Of roots: who waits. Of the first gate of a tree: its atoms, in written order.
+        self.owner: list[Any] = []
+        #: Of roots: the how manyeth registration this is. Of other gates, and stale ones: the negative number of the
+        #: gate above, or of the root; 0 if it feeds several.
         self.serial = array("q")
+        self.up: dict[int, tuple[int, ...]] = {}
+        #: Gates to be had; the first gates of rows to be had, by their length.
         self.free: list[int] = []
+        self.rows: dict[int, list[int]] = {}
+        self.forms: dict[Any, Form] = {}
+        #: Decided registrations that are mentioned still: root -> atoms.
+        self.leaving: dict[int, tuple[Any, ...]] = {}
+        self.few = FEW
+        self.limit = 0.0
 
     def new(self, need: int, slack: int) -> int:
         """Return a gate."""
@@ -103,145 +129,332 @@ class Plain:
         self.serial.append(0)
         return len(self.need) - 1
 
-    def recycle(self, gate: int) -> None:
-        """Give a gate back that nothing mentions any more."""
-        self.owner[gate] = self.root[gate] = None
-        self.up.pop(gate, None)
-        self.free.append(gate)
+    def _new_row(self, count: int) -> int:
+        """Return the first of so many gates side by side."""
+        rows = self.rows.get(count)
+        if rows:
+            return rows.pop()
+        first = len(self.need)
+        nothing = [0] * count
+        self.need += nothing
+        self.slack.extend(nothing)
+        self.serial.extend(nothing)
+        self.owner += [None] * count
+        self.root += [None] * count
+        return first
+
+    def recycle(self, root: int, last: int = 0) -> None:
+        """Give a gate back that nothing mentions any more, and the so many before it."""
+        if not last:
+            self.owner[root] = self.root[root] = None
+            self.free.append(root)
+            return
+        first = root - last
+        self.owner[first : root + 1] = self.root[first : root + 1] = [None] * (last + 1)
+        if self.up:
+            for gate in range(first, root):
+                self.up.pop(gate, None)
+        self.rows.setdefault(last + 1, []).append(first)
+
+    # -- in
 
     def enter(self, condition: Condition, gates: list[Gate], present: Callable[[Leaf], Value], serial: int) -> int:
         """Enter a condition of these gates over atoms of these values; return its root, or -1 if it is decided.
 
         Gates that are decided already are entered too: their atoms must be known for an explanation.
         """
-        places: dict[int, int] = {}
-        for node in gates:
-            gate = places[id(node)] = self.new(0, 0)
-            self._fill(gate, node, places, present)
-        root = places[id(condition)]
-        self.serial[root] = serial
-        if len(gates) > 1:
-            self.root[root] = Tree(condition, tuple(zip(places.values(), gates, strict=True)))
-        else:
+        if len(gates) == 1:
+            root = self.new(0, 0)
+            self._fill(root, gates[0], {}, present)
             self.root[root] = condition.of if isinstance(condition, And) else condition
+        else:
+            parts, leaves = take_apart(gates)
+            form = self.forms.get(parts) if len(parts) <= SHARED_GATES else Form(parts)
+            if form is None:
+                if len(self.forms) == SHARED_FORMS:
+                    self.forms.clear()
+                form = self.forms[parts] = Form(parts)
+            root = self._enter_row(form, gates, present)
+            self.root[root] = form
+            self.owner[root - form.last] = leaves
+        self.serial[root] = serial
         if self.need[root] > 0 and self.slack[root] > 0:
             return root
         self.release(root)
         return -1
 
+    def _enter_row(self, form: Form, gates: list[Gate], present: Callable[[Leaf], Value]) -> int:
+        first = self._new_row(len(gates))
+        places: dict[int, int] = {}
+        serial = self.serial
+        for gate, node, parents in zip(range(first, first + len(gates)), gates, form.parents, strict=True):
+            places[id(node)] = gate
+            self._fill(gate, node, places, present)
+            if len(parents) == 1:
+                serial[gate] = -first - parents[0]
+            elif parents:
+                serial[gate] = 0
+                self.up[gate] = tuple([first + parent for parent in parents])
+        return first + form.last
+
     def _fill(self, gate: int, node: Gate, places: dict[int, int], present: Callable[[Leaf], Value]) -> None:
         """Connect the children of a gate and count them. One that stands twice in And or Or counts once."""
-        about, entries = self.entries.about, self.entries
-        count = true = dead = 0
+        about, marks, entries = self.entries.about, self.root, self.entries
+        count = dead = 0
+        true: list[Any] = []
+        below: set[int] = set()
         for child in node.of:
             if isinstance(child, JobAtom):
                 entry = about.get(child.subject)
                 if type(entry) is Waiters and entry.leaf is child and len(entry) < WIDE:
-                    if entry[-1] != gate:
+                    last = entry[-1]
+                    if last != gate and marks[last] is not STALE:
                         entry.append(gate)
                         count += 1
-                    continue
+                        continue
             if isinstance(child, Leaf):
                 value = present(child)
-                is_true, is_dead = value is TRUE, value <= NEVER
+                is_dead = value <= NEVER
                 if is_dead:
                     entries.source(child).value = value
-                is_new = is_true or entries.connect(child, gate)
+                if value is TRUE:
+                    true.append(child)
+                elif not entries.connect(child, gate):
+                    continue
             else:
-                below = places[id(child)]
-                is_true, is_dead = self.need[below] <= 0, self.slack[below] <= 0
-                is_new = self._feed(below, gate)
-            if is_new:
-                count += 1
-                true += is_true
-                dead += is_dead
+                at = places[id(child)]
+                if at in below:
+                    continue
+                below.add(at)
+                is_dead = self.slack[at] <= 0
+                if self.need[at] <= 0:
+                    true.append(at)
+            count += 1
+            dead += is_dead
         need = count if isinstance(node, And) else node.need
-        self.need[gate] = need - true
+        self.need[gate] = need - len(true)
         self.slack[gate] = count - need + 1 - dead
+        if len(true) >= need:
+            self.root[gate] = tuple(true[:need])
+        else:
+            self.root[gate] = QUORUM if 1 < need < count else None
 
-    def _feed(self, below: int, gate: int) -> bool:
-        above = self.up.get(below, ())
-        if gate in above:
-            return False
-        self.up[below] = (*above, gate)
-        return True
+    # -- what is known of it
 
     def condition(self, root: int) -> Condition:
         """Return the condition of a registration."""
         found = self.root[root]
         if type(found) is tuple:
             return And(*found) if len(found) != 1 else found[0]
-        condition: Condition = found.condition if type(found) is Tree else found
+        if type(found) is Form:
+            return found.condition(self.owner[root - found.last])
+        condition: Condition = found
         return condition
 
-    def leaves(self, root: int) -> Iterable[Leaf]:
+    def leaves(self, root: int) -> tuple[Leaf, ...]:
         """Return the atoms of a registration, perhaps repeatedly."""
         found = self.root[root]
+        leaves: tuple[Leaf, ...]
         if type(found) is tuple:
-            return found
-        condition: Condition = found.condition if type(found) is Tree else found
-        return [node for node in postorder(condition) if isinstance(node, Leaf)]
-
-    def release(self, root: int) -> set[str]:
-        """Take out all that a registration still has in the table; return the keys of its atoms that are not true."""
-        found = self.root[root]
-        missing: set[str] = set()
-        if type(found) is Tree:
-            for gate, node in found.gates:
-                self._take_out(gate, node.of, missing)
+            leaves = found
+        elif type(found) is Form:
+            leaves = self.owner[root - found.last]
         else:
-            self._take_out(root, found if type(found) is tuple else found.of, missing)
-        return missing
+            leaves = found.of
+        return leaves
 
-    def _take_out(self, gate: int, leaves: Iterable[Condition], missing: set[str]) -> None:
-        """Take a gate out of the entries of its atoms. Measured: the usual entry is handled on the spot."""
-        about = self.entries.about
-        for leaf in leaves:
-            if isinstance(leaf, JobAtom):
-                entry = about.get(leaf.subject)
-                if entry is None:
-                    continue
-                if type(entry) is Waiters and entry.leaf is leaf:
-                    if gate in entry:
-                        missing.add(leaf._key)
-                        if len(entry) == 1:
-                            del about[leaf.subject]
-                        else:
-                            entry.remove(gate)
-                    continue
-            if isinstance(leaf, Leaf) and self.entries.disconnect(leaf, gate):
-                missing.add(leaf.key)
-        self.recycle(gate)
+    def grounds(self, root: int, by: Any) -> tuple[Leaf, ...] | Grounds:
+        """Return what a root is true on; ``by`` is the child that came true last."""
+        found = self.root[root]
+        if type(found) is Form:
+            first = root - found.last
+            kind, need, codes = found.parts[-1]
+            if kind is AtLeast and 1 < need < len(codes):
+                by = self._true_children(root)
+            return Grounds(found, self.owner[first], first, [*self.root[first:root], by])
+        if type(found) is tuple:
+            leaves: tuple[Leaf, ...] = found
+            return leaves
+        if found.need == 1:
+            return (by,)
+        return tuple([leaf for leaf in found.of if not self.entries.mentions(leaf, root)])
 
-    def rise(self, gates: list[int]) -> list[int]:
-        """Let gates that came true feed those above; return the roots that came true."""
-        return self._climb(gates, self.need)
-
-    def fall(self, gates: list[int]) -> list[int]:
-        """Let gates that died take from those above; return the roots that died."""
-        return self._climb(gates, self.slack)
-
-    def _climb(self, gates: list[int], counts: MutableSequence[int]) -> list[int]:
-        up = self.up
-        if not up:
-            return gates
-        roots: list[int] = []
-        stack = gates[::-1]
-        while stack:
-            gate = stack.pop()
-            above = up.get(gate)
-            if above is None:
-                roots.append(gate)
-                continue
-            for parent in above:
-                left = counts[parent] - 1
-                counts[parent] = left
-                if not left:
-                    stack.append(parent)
-        return roots
+    def _true_children(self, gate: int) -> tuple[Leaf | int, ...]:
+        """Return as many true children of a gate within a tree as it needs."""
+        root = self.root_above(gate)
+        form: Form = self.root[root]
+        first = root - form.last
+        found: list[Leaf | int] = []
+        for child in form.children(gate - first, self.owner[first]):
+            if not isinstance(child, int):
+                if not self.entries.mentions(child, gate):
+                    found.append(child)
+            elif self.need[first + child] <= 0:
+                found.append(first + child)
+        return tuple(found[: form.parts[gate - first][1]])
 
     def root_above(self, gate: int) -> int:
         """Return the root of the registration that a gate belongs to."""
-        while above := self.up.get(gate):
-            gate = above[0]
+        while (number := self.serial[gate]) <= 0:
+            gate = -number if number else self.up[gate][0]
         return gate
+
+    # -- through
+
+    def rise(self, gates: list[int], leaf: Leaf) -> list[tuple[int, Any]]:
+        """Let gates that an atom made true feed those above; return the roots that came true, and which child did it.
+
+        Stale gates lose their last mention.
+        """
+        need, root, serial = self.need, self.root, self.serial
+        found: list[tuple[int, Any]] = []
+        more: list[tuple[int, Any]] = []
+        for start in gates:
+            gate = start
+            child: Any = leaf
+            while True:
+                mark = root[gate]
+                if mark is STALE:
+                    self._end(gate)
+                elif mark is None or mark is QUORUM:
+                    root[gate] = child if mark is None else self._true_children(gate)
+                    number = serial[gate]
+                    if number:
+                        parent = -number
+                        left = need[parent] - 1
+                        need[parent] = left
+                        if not left:
+                            child, gate = gate, parent
+                            continue
+                    else:
+                        more += [(parent, gate) for parent in self._less(self.up[gate], need)]
+                else:
+                    found.append((gate, child))
+                if not more:
+                    break
+                gate, child = more.pop()
+        return found
+
+    def fall(self, gates: list[int]) -> list[int]:
+        """Let gates that died take from those above; return the roots that died."""
+        found: list[int] = []
+        stack = gates[::-1]
+        while stack:
+            gate = stack.pop()
+            number = self.serial[gate]
+            if number > 0:
+                found.append(gate)
+            else:
+                stack += self._less((-number,) if number else self.up[gate], self.slack)
+        return found
+
+    def _less(self, gates: Iterable[int], counts: MutableSequence[int]) -> list[int]:
+        """Count one down for each of these gates; return those that are at zero."""
+        found = []
+        for gate in gates:
+            counts[gate] -= 1
+            if not counts[gate]:
+                found.append(gate)
+        return found
+
+    # -- out
+
+    def release(self, root: int) -> None:
+        """End a registration: its gates are stale from now on. What dead atoms mention is taken out at once."""
+        found = self.root[root]
+        need, slack = self.need, self.slack
+        if type(found) is not Form:
+            leaves = found if type(found) is tuple else found.of
+            if slack[root] != (1 if type(found) is tuple else len(leaves) - found.need + 1):
+                for leaf in leaves:
+                    self.entries.disconnect_dead(leaf, root)
+            left = need[root] + slack[root] - 1
+            if not left:
+                self.recycle(root)
+                return
+            need[root] = left
+            self.owner[root], self.root[root], self.serial[root] = None, STALE, -root
+        else:
+            first = root - found.last
+            leaves = self.owner[first]
+            if slack[first : root + 1] != found.slacks:
+                for gate, leaf in _mentions(found, first, leaves):
+                    self.entries.disconnect_dead(leaf, gate)
+            mentioned = self._count(found, first)
+            if not mentioned:
+                self.recycle(root, found.last)
+                return
+            self.root[first : root + 1] = [STALE] * (found.last + 1)
+            self.owner[root], self.owner[first] = found, mentioned
+        self._leave_to_time(root, leaves)
+
+    def _count(self, form: Form, first: int) -> int:
+        """Let each gate of a row count its mentions; return how many are mentioned."""
+        need, slack, serial = self.need, self.slack, self.serial
+        found = 0
+        for index, below in reversed(form.lower):  # who looks at the needs of its children comes before them
+            gate = first + index
+            left = need[gate] + slack[gate] - 1
+            for child in below:
+                if need[first + child] > 0 and slack[first + child] > 0:
+                    left -= 1
+            if left:
+                found += 1
+                serial[gate] = -first - form.last
+                need[gate] = left
+        return found
+
+    def _leave_to_time(self, root: int, leaves: tuple[Any, ...]) -> None:
+        """Let a stale registration go as its atoms do, unless too many did."""
+        leaving = self.leaving
+        if len(leaves) > WIDE:
+            self._take_out(root, leaves)
+            return
+        leaving[root] = leaves
+        limit = self.limit = max(self.limit - DECAY, len(self.waiting), self.few)
+        if len(leaving) > limit:
+            self._take_out(*leaving.popitem())
+            if leaving:
+                self._take_out(*leaving.popitem())
+
+    def sweep(self) -> None:
+        """Take out every mention of a decided registration."""
+        while self.leaving:
+            self._take_out(*self.leaving.popitem())
+
+    def _take_out(self, root: int, leaves: tuple[Any, ...]) -> None:
+        form = self.owner[root]
+        if form is None:
+            for leaf in leaves:
+                self.entries.disconnect(leaf, root)
+        else:
+            for gate, leaf in _mentions(form, root - form.last, leaves):
+                self.entries.disconnect(leaf, gate)
+
+    def leave(self, gate: int) -> None:
+        """Count down the mentions of a stale gate."""
+        left = self.need[gate] - 1
+        self.need[gate] = left
+        if not left:
+            self._end(gate)
+
+    def _end(self, gate: int) -> None:
+        """Give back a stale gate without mentions, together with its row."""
+        root = -self.serial[gate]
+        form = self.owner[root]
+        if form is None:
+            self.leaving.pop(root, None)
+            self.recycle(root)
+            return
+        left = self.owner[root - form.last] - 1
+        self.owner[root - form.last] = left
+        if not left:
+            self.leaving.pop(root, None)
+            self.recycle(root, form.last)
+
+
+def _mentions(form: Form, first: int, leaves: tuple[Any, ...]) -> Iterator[tuple[int, Any]]:
+    """Yield the gates of a row with each of their atoms."""
+    for index, _ in form.lower:
+        for leaf in form.own(index, leaves):
+            yield first + index, leaf

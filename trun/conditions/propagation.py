@@ -16,8 +16,8 @@ from typing import Any
 from trun.conditions.algebra import Leaf
 from trun.conditions.atoms import WorldAtom
 from trun.conditions.clocks import Clocks
-from trun.conditions.decisions import Decision, Drop, Fire, Grounds, Lapse, Reason, drop, fire, node_values
-from trun.conditions.entries import Entries, Entry, Source, Waiters
+from trun.conditions.decisions import Decision, Drop, Fire, Lapse, Reason, drop, fire, node_values
+from trun.conditions.entries import STALE, Entry, Source, Waiters
 from trun.conditions.graph import Graph, Moment
 from trun.conditions.plain import Plain
 from trun.conditions.timing import TimeLeaf
@@ -36,15 +36,13 @@ _first = itemgetter(0)
 class Batch:
     """What one propagation has brought so far."""
 
-    __slots__ = ("ended", "found", "touched")
+    __slots__ = ("found", "touched")
 
     def __init__(self) -> None:
         #: Decisions with the number of their registration.
         self.found: list[_Numbered] = []
         #: Five-value registrations that moved.
         self.touched: dict[Graph, None] = {}
-        #: Plain roots that were decided and must be taken out.
-        self.ended: list[tuple[int, Decision]] = []
 
 
 class Propagation:
@@ -52,10 +50,10 @@ class Propagation:
 
     def __init__(self, *, keep_levels: bool = False) -> None:
         self._keep_levels = keep_levels
-        self._entries = Entries()
-        self._plain = Plain(self._entries)
         #: Who waits: a plain root, or a graph.
         self._owners: dict[Hashable, int | Graph] = {}
+        self._plain = Plain(self._owners)
+        self._entries = self._plain.entries
         self._serial = 0
         self._arrival = 0
         self._now = 0.0
@@ -118,7 +116,7 @@ class Propagation:
         entry = about.get(subject)
         if entry is None:
             return []
-        if type(entry) is Waiters and self._clocks.first > now:
+        if isinstance(entry, Waiters) and self._clocks.first > now:
             leaf: Any = entry.leaf
             is_plain_end = type(event) is Completed and leaf.what == "completed"
             value = TRUE if is_plain_end else leaf.judge(event)
@@ -128,7 +126,7 @@ class Propagation:
                 came[subject] = leaf
                 if len(came) > LATE:
                     came.clear()
-                return self._come_true(entry)
+                return self._come_true(entry, leaf)
             if value is None:
                 return []
         batch = Batch()
@@ -201,7 +199,7 @@ class Propagation:
             if value is TRUE:
                 self._entries.remove(leaf)
                 self._remember(leaf.key, value)
-                self._fire(self._feed(entry), batch)
+                self._fire(self._feed(entry), leaf, batch.found)
                 return
             if value is WAIT or value is HOLDS:
                 self.ignored += 1
@@ -222,9 +220,9 @@ class Propagation:
         if value is TRUE:
             gates, entry.gates = entry.gates, {}
             self._let_go(entry, key)
-            self._fire(self._feed(gates), batch)
+            self._fire(self._feed(gates), entry.leaf, batch.found)
         elif value <= NEVER:
-            self._die(entry, batch)
+            self._die(entry, batch.found)
 
     def _move(self, source: Source, value: Value, moment: Moment, batch: Batch) -> None:
         key = source.leaf.key
@@ -256,7 +254,7 @@ class Propagation:
                 done.append(gate)
         return done
 
-    def _come_true(self, gates: Iterable[int]) -> list[Decision]:
+    def _come_true(self, gates: Iterable[int], leaf: Leaf) -> list[Decision]:
         """Let a true atom feed its gates, and say who follows; conjunctions of atoms without detour."""
         need = self._plain.need
         done: list[int] = []
@@ -273,10 +271,11 @@ class Propagation:
         for gate in done:
             leaves = root[gate]
             if type(leaves) is not tuple:
-                batch = Batch()
-                batch.found = list(zip([plain.serial[gate] for gate in done], found, strict=False))
-                self._fire(done[len(found) :], batch)
-                return self._end(batch)
+                numbered = list(zip([plain.serial[gate] for gate in done], found, strict=False)) if found else []
+                self._fire(done[len(found) :], leaf, numbered)
+                if len(numbered) > 1:
+                    numbered.sort(key=_first)
+                return [decision for _, decision in numbered]
             who = owner[gate]
             del owners[who]
             owner[gate] = root[gate] = None
@@ -284,29 +283,34 @@ class Propagation:
             found.append(Fire(who, TRUE, leaves))
         return found
 
-    def _fire(self, gates: list[int], batch: Batch) -> None:
-        """Decide what follows from gates that came true."""
+    def _fire(self, gates: list[int], leaf: Leaf, found: list[_Numbered]) -> None:
+        """Decide what follows from gates that an atom made true."""
         plain = self._plain
-        for root in plain.rise(gates):
-            owner, leaves = plain.owner[root], plain.root[root]
-            decision = Fire(owner, TRUE, leaves if type(leaves) is tuple else Grounds(plain.condition(root)))
-            batch.found.append((plain.serial[root], decision))
-            batch.ended.append((root, decision))
+        roots = plain.rise(gates, leaf)
+        for root, by in roots:
+            owner = plain.owner[root]
+            found.append((plain.serial[root], Fire(owner, TRUE, plain.grounds(root, by))))
             del self._owners[owner]
-        self._release_ended(batch)
+        for root, _ in roots:  # once nobody walks over them any more
+            plain.release(root)
 
-    def _die(self, source: Source, batch: Batch) -> None:
+    def _die(self, source: Source, found: list[_Numbered]) -> None:
         """Let a dead atom take from its gates, for good, and decide what follows."""
         plain = self._plain
-        slack = plain.slack
+        slack, marks = plain.slack, plain.root
         dead: list[int] = []
-        for gate in source.gates:
+        for gate in list(source.gates):
+            if marks[gate] is STALE:
+                del source.gates[gate]
+                plain.leave(gate)
+                continue
             left = slack[gate] - 1
             slack[gate] = left
             if not left:
                 dead.append(gate)
         shared: Reason | None = None
-        for root in plain.fall(dead):
+        roots = plain.fall(dead)
+        for root in roots:
             owner, leaves = plain.owner[root], plain.root[root]
             if type(leaves) is tuple and shared is not None:
                 decision = Drop(owner, shared)
@@ -315,18 +319,11 @@ class Propagation:
                 decision = drop(owner, condition, node_values(condition, self._entries.value), self._reason_of)
                 if type(leaves) is tuple:
                     shared = decision.reason
-            batch.found.append((plain.serial[root], decision))
-            batch.ended.append((root, decision))
+            found.append((plain.serial[root], decision))
             del self._owners[owner]
-        self._release_ended(batch)
-
-    def _release_ended(self, batch: Batch) -> None:
-        """Take out what was decided, once nobody walks over it any more."""
-        for root, decision in batch.ended:
-            missing = self._plain.release(root)
-            if isinstance(decision, Fire) and isinstance(decision.by, Grounds):
-                decision.by.missing = missing
-        batch.ended.clear()
+        for root in roots:
+            plain.release(root)
+        self._let_go(source, source.leaf.key)
 
     def _judge(self, touched: Iterable[Graph], found: list[_Numbered]) -> None:
         """Decide about five-value registrations after a propagation."""

@@ -20,7 +20,7 @@ from typing import Any
 from trun.conditions.algebra import And, Condition, Gate, Leaf
 from trun.conditions.atoms import JobAtom, WorldAtom
 from trun.conditions.decisions import Decision, Drop, Fire, Lapse, Reason, drop, fire, node_values
-from trun.conditions.entries import WIDE, Source, Waiters, waiters
+from trun.conditions.entries import STALE, WIDE, Source, Waiters, Wide, waiters
 from trun.conditions.explain import Explanation, explain_tree
 from trun.conditions.graph import Graph
 from trun.conditions.plain import is_plain_leaf, plain_gates
@@ -91,17 +91,19 @@ class Resolver(Propagation):
     ) -> list[Decision] | None:
         """Register a conjunction of plain atoms, the usual case. None: it has something else in it, or is dead."""
         about, plain, connect = self._entries.about, self._plain, self._entries.connect
+        marks = plain.root
         gate = plain.new(0, 1)
         missing = 0
         for leaf in leaves:
             if isinstance(leaf, JobAtom):
                 entry = about.get(leaf.subject)
-                if type(entry) is Waiters and (entry.leaf is leaf or entry.leaf.key == leaf.key) and len(entry) < WIDE:
-                    if entry[-1] != gate:
+                if isinstance(entry, Waiters) and (entry.leaf is leaf or entry.leaf.key == leaf.key):
+                    last = entry[-1]
+                    if last != gate and marks[last] is not STALE and (len(entry) < WIDE or type(entry) is Wide):
                         entry.append(gate)
                         missing += 1
-                    continue
-                if entry is None and known is None and leaf._latch is WAIT and self._late_value(leaf) is WAIT:
+                        continue
+                elif entry is None and known is None and leaf._latch is WAIT and self._late_value(leaf) is WAIT:
                     about[leaf.subject] = waiters(leaf, gate)
                     missing += 1
                     continue
@@ -126,7 +128,7 @@ class Resolver(Propagation):
         for done in leaves:
             if done is leaf:
                 break
-            self._entries.disconnect(done, gate)  # type: ignore[arg-type]
+            self._entries.retract(done, gate)  # type: ignore[arg-type]
         plain.recycle(gate)
         return None
 
@@ -215,6 +217,7 @@ class Resolver(Propagation):
             if any(isinstance(leaf, JobAtom) and leaf.subject == subject for leaf in leaves):
                 again.append((owner, where))
         batch = Batch()
+        renewed: list[tuple[Hashable, int, Condition, dict[str, Value]]] = []
         for owner, where in again:
             if isinstance(where, Graph):
                 for key, leaf in where.leaves.items():
@@ -224,23 +227,24 @@ class Resolver(Propagation):
                         for at, which in where.move(key, WAIT, self._moment("", 0)):
                             self._clocks.start(at, where, which)
             else:
-                self._renew(owner, where, subject)
+                renewed.append((owner, self._plain.serial[where], *self._take_back(where, subject)))
+        for owner, serial, condition, values in renewed:  # once none of them holds on to what the atoms were worth
+            gates = plain_gates(condition) or [And(condition)]
+            root = self._plain.enter(gates[-1], gates, lambda leaf, values=values: values[leaf.key], serial)  # type: ignore[misc]
+            self._plain.owner[root] = owner
+            self._owners[owner] = root
         return self._end(batch)
 
-    def _renew(self, owner: Hashable, root: int, subject: str) -> None:
-        """Enter a plain registration again, with the atoms about a job undecided."""
-        plain = self._plain
-        condition, serial = plain.condition(root), plain.serial[root]
+    def _take_back(self, root: int, subject: str) -> tuple[Condition, dict[str, Value]]:
+        """End a plain registration that will be entered again; return it with the atoms about a job undecided."""
+        condition = self._plain.condition(root)
 
         def worth(leaf: Leaf) -> Value:
             return WAIT if getattr(leaf, "subject", "") == subject else self._entries.value(leaf)
 
-        values = {leaf.key: worth(leaf) for leaf in plain.leaves(root)}
-        plain.release(root)
-        gates = plain_gates(condition) or [And(condition)]
-        root = plain.enter(gates[-1], gates, lambda leaf: values[leaf.key], serial)
-        plain.owner[root] = owner
-        self._owners[owner] = root
+        values = {leaf.key: worth(leaf) for leaf in self._plain.leaves(root)}
+        self._plain.release(root)
+        return condition, values
 
     # -- questions
 
@@ -260,8 +264,9 @@ class Resolver(Propagation):
         plain = self._plain
         for entry in self._entries.of_subject(subject):
             for gate in entry if isinstance(entry, Waiters) else entry.gates:
-                root = plain.root_above(gate)
-                found[plain.owner[root]] = plain.serial[root]
+                if plain.root[gate] is not STALE:
+                    root = plain.root_above(gate)
+                    found[plain.owner[root]] = plain.serial[root]
             for graph in entry.graphs if isinstance(entry, Source) else ():
                 found[graph.owner] = graph.serial
         return sorted(found, key=found.__getitem__)

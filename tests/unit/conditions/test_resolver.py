@@ -344,6 +344,17 @@ def test_since_takes_late_news_where_it_belongs(resolver: Resolver) -> None:
 # -- time
 
 
+def test_a_new_run_revives_the_dead_side_of_all_who_mention_it(resolver: Resolver) -> None:
+    a, b, c = (IsCompleted(name) for name in "abc")
+    resolver.register(1, a | b)
+    resolver.register(2, (a & b) | c)
+    resolver.hear("a", failed())
+
+    assert resolver.reset("a") == []
+    resolver.hear("b", Completed())
+    assert owners(resolver.hear("a", Completed())) == [2]
+
+
 def test_deadlines_count_from_the_first_registration(resolver: Resolver) -> None:
     condition = IsCompleted("a").within("10s")
 

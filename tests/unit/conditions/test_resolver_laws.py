@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from strategies import (
 )
 from trun.conditions.algebra import Condition
 from trun.conditions.atoms import Level
+from trun.conditions.plain import FEW
 from trun.conditions.resolver import Drop, Fire, Resolver
 from trun.conditions.value import Value
 
@@ -40,6 +42,7 @@ def play(data: st.DataObject, draw_condition: Any, *, keep_levels: bool, steps: 
     pool = data.draw(pools())
     brute = Brute(pool.all, keep_levels=keep_levels)
     resolver = Resolver(keep_levels=keep_levels)
+    resolver._plain.few = data.draw(st.sampled_from([0, 1, FEW]), label="stale ones that may stay")
     tree: st.SearchStrategy[Condition] = draw_condition(pool)
 
     def known(leaf: Any) -> Value:
@@ -80,10 +83,14 @@ def play(data: st.DataObject, draw_condition: Any, *, keep_levels: bool, steps: 
 def check_nothing_left(resolver: Resolver) -> None:
     for owner in list(resolver._owners):
         assert resolver.withdraw(owner)
+    plain = resolver._plain
+    plain.sweep()
     assert not resolver._entries.about
     assert not resolver._entries.others
     assert resolver.next_deadline() is None
-    assert sorted(resolver._plain.free) == list(range(len(resolver._plain.need)))
+    rows = [range(first, first + count) for count, found in plain.rows.items() for first in found]
+    assert sorted([*plain.free, *itertools.chain(*rows)]) == list(range(len(plain.need)))
+    assert not plain.up
     assert resolver.world() == []
 
 

@@ -1,0 +1,130 @@
+"""The forms of trees: how their gates hang together, whatever their atoms are.
+
+Most trees that wait have a form in common: "any of 5 and any of 5" is said once, and a registration adds its atoms as
+one tuple, in written order. From both the condition can be made again. ``Plain`` keeps the numbers of the gates.
+
+It holds no values and knows no registration. Rule: a form never changes; the condition made of one has the same nodes
+in the same places as the one that it was taken from, and a node that stood in two places does so again.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+from trun.conditions.algebra import And, AtLeast, Condition, Gate, Leaf, Or
+
+#: A gate of a form: its type, how many children it needs, and which gate each child is (-1: the next atom).
+Part = tuple[type[Gate], int, tuple[int, ...]]
+
+
+class Form:
+    """Gates without atoms, children before parents."""
+
+    __slots__ = ("last", "lower", "parents", "parts", "slacks", "starts")
+
+    def __init__(self, parts: tuple[Part, ...]) -> None:
+        self.parts = parts
+        #: The number of the root.
+        self.last = len(parts) - 1
+        parents: list[dict[int, None]] = [{} for _ in parts]
+        starts: list[int] = []
+        lower: list[tuple[int, tuple[int, ...]]] = []
+        start = 0
+        for index, (_, _, codes) in enumerate(parts):
+            starts.append(start)
+            below = tuple(code for code in dict.fromkeys(codes) if code >= 0)
+            for child in below:
+                parents[child][index] = None
+            atoms = codes.count(-1)
+            start += atoms
+            if atoms:
+                lower.append((index, below))
+        #: What each gate can lose while nothing is decided, plus one.
+        self.slacks = array("i", [len(codes) - need + 1 for _, need, codes in parts])
+        #: Where among the atoms those of each gate begin.
+        self.starts = tuple(starts)
+        #: The gates that each feeds.
+        self.parents = tuple(tuple(found) for found in parents)
+        #: Gates with atoms of their own, and the gates among their children.
+        self.lower = tuple(lower)
+
+    def children(self, index: int, leaves: Sequence[Leaf]) -> list[Leaf | int]:
+        """Return the children of a gate: atoms, or numbers of gates."""
+        at = self.starts[index]
+        found: list[Leaf | int] = []
+        for code in self.parts[index][2]:
+            if code < 0:
+                found.append(leaves[at])
+                at += 1
+            else:
+                found.append(code)
+        return found
+
+    def own(self, index: int, leaves: tuple[Leaf, ...]) -> tuple[Leaf, ...]:
+        """Return the atoms among the children of a gate."""
+        end = self.starts[index + 1] if index < self.last else len(leaves)
+        return leaves[self.starts[index] : end]
+
+    def condition(self, leaves: Sequence[Leaf]) -> Condition:
+        """Make the condition of this form over these atoms."""
+        nodes: list[Condition] = []
+        for index, (kind, need, _) in enumerate(self.parts):
+            of = [nodes[child] if isinstance(child, int) else child for child in self.children(index, leaves)]
+            nodes.append(AtLeast(need, *of) if kind is AtLeast else And(*of) if kind is And else Or(*of))
+        return nodes[-1]
+
+
+def take_apart(gates: Sequence[Gate]) -> tuple[tuple[Part, ...], tuple[Leaf, ...]]:
+    """Return what gates, children before parents, are made of: the parts of their form, and the atoms."""
+    places: dict[int, int] = {}
+    parts: list[Part] = []
+    leaves: list[Any] = []
+    for index, node in enumerate(gates):
+        of = node.of
+        kind: type[Gate] = And if isinstance(node, And) else Or if isinstance(node, Or) else AtLeast
+        codes = tuple([places.get(id(child), -1) for child in of]) if places else (-1,) * len(of)
+        if max(codes, default=-1) < 0:
+            leaves += of
+        else:
+            leaves += [child for child, code in zip(of, codes, strict=True) if code < 0]
+        parts.append((kind, node.need, codes))
+        places[id(node)] = index
+    return tuple(parts), tuple(leaves)
+
+
+class Grounds:
+    """What a tree fired on, as long as nobody asks: what made each of its gates true, as far as it did not need all."""
+
+    __slots__ = ("by", "first", "form", "leaves")
+
+    def __init__(self, form: Form, leaves: tuple[Leaf, ...], first: int, by: list[Any]) -> None:
+        self.form = form
+        self.leaves = leaves
+        #: The number of the first gate, as it was while it waited.
+        self.first = first
+        #: Per gate an atom, the number of a gate, or several of both.
+        self.by = by
+
+    def witness(self) -> tuple[Leaf, ...]:
+        """Return one smallest set of atoms that made the condition true, in written order."""
+        form, found = self.form, {}
+        stack: list[Any] = [form.last]
+        seen: set[int] = set()
+        while stack:
+            child = stack.pop()
+            if not isinstance(child, int):
+                found[id(child)] = child
+                continue
+            if child in seen:
+                continue
+            seen.add(child)
+            _, need, codes = form.parts[child]
+            if need >= len(codes):
+                stack += reversed(form.children(child, self.leaves))
+            elif need:
+                by = self.by[child]
+                several = by if type(by) is tuple else (by,)
+                stack += [one - self.first if isinstance(one, int) else one for one in reversed(several)]
+        return tuple(found.values())
