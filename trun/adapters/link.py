@@ -33,6 +33,11 @@ FRAMES_AT_ONCE = 256
 LINGER_S = 2.0
 #: Longest sleep: a sender that is interrupted (Ctrl-C) just before it wakes us costs no more than this.
 IDLE_S = 1.0
+#: So many batches, with no sleep between them that was longer than so many seconds, are sent in a loop: then we nap for
+#: so long after each turn, send at once what has gathered meanwhile, and leave the interpreter to who sends.
+BURST = 4
+BURST_S = 0.0003
+NAP_S = 0.0005
 
 
 class Line(Protocol):
@@ -95,6 +100,7 @@ class Connection:
         self._thread: threading.Thread | None = None
         self._wake: Wake | None = None
         self._asleep = False
+        self._in_a_row = 0
         self._up = False
         self._greeting = False
         self._deadline: float | None = None
@@ -191,13 +197,20 @@ class Connection:
         if deadline is not None and ((self._is_sent() and not busy) or time.monotonic() >= deadline):
             return False
         if not busy:
+            if self._in_a_row >= BURST and deadline is None:
+                time.sleep(NAP_S)
+                self._in_a_row = len(self._queue)
+                return True
             self._asleep = True
             if (self._up and not self._is_sent()) or self._deadline is not deadline:
                 self._asleep = False
                 return True
             wait = IDLE_S if deadline is None else min(IDLE_S, max(0.0, deadline - time.monotonic()))
+            began = time.monotonic()
             if line.wait(self._wake.fd, wait):  # type: ignore[union-attr]
                 self._wake.clear()  # type: ignore[union-attr]
+            if time.monotonic() - began > BURST_S:
+                self._in_a_row = 0
             self._asleep = False
         return True
 
@@ -264,6 +277,7 @@ class Connection:
             frames.append(frame)
         if frames:
             line.send(frames)
+            self._in_a_row += len(frames)
         return bool(frames)
 
 

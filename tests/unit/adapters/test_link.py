@@ -186,6 +186,22 @@ def test_no_message_is_slept_through(connection: Played) -> None:
     assert connection.line.sent.empty()
 
 
+def test_a_loop_of_sends_wakes_the_link_now_and_then_only(
+    connection: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "BURST_S", 60.0)
+    wakes: list[None] = []
+    wake = link.Wake.set
+    monkeypatch.setattr(link.Wake, "set", lambda self: (wakes.append(None), wake(self))[1])
+    connection.line.happened.put("up")
+
+    for number in range(5000):
+        connection.send([Credit(entries=number)])
+
+    assert [next_request(connection) for _ in range(5000)] == [Credit(entries=number) for number in range(5000)]
+    assert len(wakes) < 1000
+
+
 def test_a_large_batch_is_cut_into_frames_and_stays_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "BATCH_BYTES", 1000)
     batch = [Define(digest=str(number), data=b"x" * 300) for number in range(10)]
