@@ -63,7 +63,7 @@ from trun.messages import (
 )
 from trun.outcomes import Outcomes, known_jobs
 from trun.service import Service
-from trun.verdicts import Reply, failure, refusal, slot_given_back
+from trun.verdicts import Reply, failure, refusal, slot_given_back, told_on_failure, whole_log
 
 _STATE: dict[type[Event], JobState] = {
     Submitted: JobState.NEW,
@@ -300,7 +300,8 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
             payload = pickles.payload_from(self.service.ask("result", uid=self.uid))
         if payload is None:
             return None
-        return pickles.load_result(payload, hauling.opener(self.service, self.uid), trusted=self.service.trusted)
+        with told_on_failure(f"the result of {self._label} cannot be read here"):
+            return pickles.load_result(payload, hauling.opener(self.service, self.uid), trusted=self.service.trusted)
 
     def _error(self) -> BaseException:
         final = self._final
@@ -431,8 +432,7 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
     @property
     def log(self) -> str:
         """What the last attempt printed so far."""
-        text: str = self.service.ask("log", job=self.uid)["text"]
-        return text
+        return whole_log(self.service, self.uid)
 
     def messages(self, since: int = 0) -> list[Entry]:
         """Return the entries of the job's stream from sequence number ``since`` on (the first is 1)."""

@@ -70,3 +70,23 @@ def slot_given_back() -> Iterator[None]:
         yield
     finally:
         home.do(Resume(uid=job.uid, epoch=job.epoch), timeout=None)
+
+
+@contextlib.contextmanager
+def told_on_failure(what: str) -> Iterator[None]:
+    """Add to whatever is raised inside what it means."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"trun: {what}")
+        raise
+
+
+def whole_log(service: Any, uid: str) -> str:
+    """Return what the last attempt of a job printed so far, in as many answers as it takes."""
+    answer = service.ask("log", job=uid)
+    text, more = [answer["text"]], answer
+    while more["text"]:
+        more = service.ask("log", job=uid, run=answer["run"], attempt=answer["attempt"], offset=more["offset"])
+        text.append(more["text"])
+    return "".join(text)

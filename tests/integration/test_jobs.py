@@ -487,6 +487,31 @@ def test_job_functions_submit_when_called() -> None:
     assert trun.submit(twice, 5).name == "double"
 
 
+def test_a_long_log_is_given_in_full() -> None:
+    def chatter() -> None:
+        for _ in range(25):
+            print("é" * 50_000)
+
+    job = trun.submit(chatter)
+    job.result(WAIT_S)
+
+    assert job.log == ("é" * 50_000 + "\n") * 25
+
+
+class Unreadable:
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
+
+
+def test_a_result_that_cannot_be_read_says_whose_it_is() -> None:
+    job = trun.submit(lambda: [Unreadable()], name="odd")
+
+    with pytest.raises(ValueError, match="no number") as caught:
+        job.result(WAIT_S)
+
+    assert caught.value.__notes__ == [f"trun: the result of {job.id} cannot be read here"]
+
+
 def test_an_idempotency_key_gives_the_same_job() -> None:
     one = trun.submit(add, 1, 2, key="one plus two")
     two = trun.submit(add, 1, 2, key="one plus two")
