@@ -601,7 +601,7 @@ def test_a_crowd_of_silent_strangers_harms_nobody(server: BulkServer, content: b
             ticket = server.ticket(content)
             assert fetch_bytes(server.address, server.fingerprint, ticket, size_cap=CAP) == content
 
-        assert time.monotonic() - begin < 5.0
+        assert time.monotonic() - begin < WAIT_S
         assert server.counts["crowded out"] >= 400 - Limits().strangers
 
 
