@@ -5,6 +5,7 @@ Who may come in: the journal and its salvage. Rule: a change is a new VERSION an
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import msgspec
@@ -32,22 +33,27 @@ CREATE TABLE groups(uid TEXT PRIMARY KEY, spec BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE definitions(digest TEXT PRIMARY KEY, data BLOB NOT NULL);
 """
 
-#: Rows per INSERT: a statement for many rows costs half of one statement per row.
-ROWS = 50
+#: Rows per INSERT, tried in this order: a row of a statement for many costs half of a statement for one.
+ROWS = (50, 10, 3, 1)
 
 
 def insert_rows(connection: Any, head: str, width: int, values: list[Any]) -> None:
     """Insert rows of ``width`` values each, given flat, by statements of many rows."""
+    start, left = 0, len(values) // width
+    for count in ROWS:
+        if left >= count:
+            statement = _statement(head, width, count)
+            portion = count * width
+            for _ in range(left // count):
+                connection.execute(statement, values[start : start + portion])
+                start += portion
+            left %= count
+
+
+@functools.cache
+def _statement(head: str, width: int, count: int) -> str:
     row = f"({', '.join('?' * width)})"
-    portion = ROWS * width
-    whole = len(values) - len(values) % portion
-    if whole:
-        statement = f"{head} {', '.join([row] * ROWS)}"
-        for start in range(0, whole, portion):
-            connection.execute(statement, values[start : start + portion])
-    statement = f"{head} {row}"
-    for start in range(whole, len(values), width):
-        connection.execute(statement, values[start : start + width])
+    return f"{head} {', '.join([row] * count)}"
 
 
 _FINAL = frozenset(state.value for state in FINAL_STATES)
