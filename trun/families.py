@@ -105,7 +105,7 @@ class Race(Job):
         return next((job for job in self._jobs if job.uid == uid), None)
 
     def _said_winner(self) -> str:
-        for entry in reversed(self._messages):
+        for entry in reversed(self._messages or ()):
             event: Any = entry.event
             if getattr(event, "name", None) == "winner":
                 return str(event.value)

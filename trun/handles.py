@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import os
 import sys
 import threading
 import uuid
@@ -47,9 +48,7 @@ from trun.messages import (
     ErrorInfo,
     Event,
     Failed,
-    Held,
     Hold,
-    Lost,
     Progress,
     Queued,
     Release,
@@ -59,26 +58,11 @@ from trun.messages import (
     Started,
     Submitted,
     Tell,
-    Waiting,
 )
-from trun.outcomes import Outcomes, known_jobs
+from trun.outcomes import STATES, Outcomes, known_jobs
 from trun.service import Service
 from trun.verdicts import Reply, failure, refusal, slot_given_back, told_on_failure, whole_log
 
-_STATE: dict[type[Event], JobState] = {
-    Submitted: JobState.NEW,
-    Waiting: JobState.WAITING,
-    Held: JobState.HELD,
-    Queued: JobState.QUEUED,
-    Started: JobState.RUNNING,
-    Lost: JobState.LOST,
-    Retried: JobState.WAITING,
-    Completed: JobState.COMPLETED,
-    Failed: JobState.FAILED,
-    Aborted: JobState.ABORTED,
-    Cancelled: JobState.CANCELLED,
-    Skipped: JobState.SKIPPED,
-}
 _ENDS: dict[type[Event], tuple[type[JobError], str]] = {
     Aborted: (JobAborted, "was aborted"),
     Cancelled: (JobCancelled, "was cancelled"),
@@ -88,31 +72,41 @@ _ENDS: dict[type[Event], tuple[type[JobError], str]] = {
 KEPT_MESSAGES = 10_000
 
 
+_NOTHING: Any = object()
+
+
 class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
     """One unit of work at a service. Made by ``submit``; never by hand.
 
     As an argument of another job it means its output. ``id`` (``fit#7``) waits until the service has accepted it.
     """
 
+    # What every job is at first stands here: a loop that submits makes thousands.
+    seq = 0
+    _id = ""
+    _accepted: threading.Event | None = None
+    _now = JobState.NEW
+    _final: Event | None = None
+    _refused: ErrorInfo | None = None
+    _created = _started = _ended = 0.0
+    _attempts = 0
+    _progress: Progress | None = None
+    _reason = ""
+    _messages: list[Entry] | None = None
+    _value: Any = _NOTHING
+    _in_race = False
+    #: What a Future has. Nobody waits on the condition, so all jobs share one.
+    _condition = threading.Condition()
+    _state = concurrent.futures.Future[Any]()._state
+    _result = _exception = None
+
     def __init__(self, service: Service, uid: str, name: str) -> None:
-        concurrent.futures.Future.__init__(self)
         self.uid = uid
         self.name = name
         self.service = service
-        self.seq = 0
-        self._id = ""
-        self._accepted: threading.Event | None = None
-        self._now = JobState.NEW
-        self._final: Event | None = None
-        self._refused: ErrorInfo | None = None
-        self._times = [0.0, 0.0, 0.0]
-        self._attempts = 0
-        self._progress: Progress | None = None
-        self._reason = ""
         self._atoms: dict[str, JobAtom] = {}
-        self._messages: list[Entry] = []
-        self._value: Any = _NOTHING
-        self._in_race = False
+        self._waiters: list[Any] = []
+        self._done_callbacks: list[Any] = []
 
     # -- what the service says (link's thread) ------------------------------------------------------------------------
 
@@ -120,16 +114,16 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
         """Take one entry of the job's stream."""
         event = entry.event
         kind = type(event)
-        state = _STATE.get(kind)
+        state = STATES.get(kind)
         if state is not None:
             self._now = state
             if kind is Submitted:
                 self._id = event.id  # type: ignore[union-attr]
-                self._times[0] = entry.time
+                self._created = entry.time
                 if self._accepted is not None:
                     self._accepted.set()
             elif kind is Started:
-                self._times[1] = entry.time
+                self._started = entry.time
                 self._attempts = event.attempt  # type: ignore[union-attr]
             elif kind is Retried:
                 self._restart()
@@ -138,11 +132,12 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
         else:
             if kind is Progress:
                 self._progress = event  # type: ignore[assignment]
-            if kind is not Attempted and len(self._messages) < KEPT_MESSAGES:
-                self._messages.append(entry)
+            if kind is not Attempted and len(self._messages or ()) < KEPT_MESSAGES:
+                self._messages = kept = self._messages or []
+                kept.append(entry)
         self._see(event)
         if isinstance(event, FINAL):
-            self._times[2] = entry.time
+            self._ended = entry.time
             self._final = event
             if kind is Failed:
                 self.service.unheard[self.uid] = self
@@ -176,7 +171,7 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
         self.service.unheard.pop(self.uid, None)
         self._final = None
         self._value = _NOTHING
-        self._messages = []
+        self._messages = None
         self._progress = None
         for atom in self._atoms.values():
             atom.reset()
@@ -226,17 +221,17 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
     @property
     def created(self) -> float | None:
         """When the service accepted the job, in seconds since the epoch (UTC); None before."""
-        return self._times[0] or None
+        return self._created or None
 
     @property
     def started(self) -> float | None:
         """When the last attempt started; None before."""
-        return self._times[1] or None
+        return self._started or None
 
     @property
     def ended(self) -> float | None:
         """When the run ended; None before."""
-        return self._times[2] if self._final is not None else None
+        return self._ended if self._final is not None else None
 
     def running(self) -> bool:
         """Whether the job runs now."""
@@ -367,9 +362,9 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
     # -- conditions
 
     def _past(self) -> Iterator[Event]:
-        if self._times[1] or self._now is JobState.QUEUED:
-            yield Started() if self._times[1] else Queued()
-        yield from (entry.event for entry in list(self._messages))
+        if self._started or self._now is JobState.QUEUED:
+            yield Started() if self._started else Queued()
+        yield from (entry.event for entry in list(self._messages or ()))
         if self._final is not None:
             yield self._final
 
@@ -492,7 +487,12 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
         return self is other or (isinstance(other, Job) and other.uid == self.uid)
 
 
-_NOTHING: Any = object()
+def _renew_lock() -> None:
+    Job._condition = threading.Condition()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)  # somebody may have held it
 
 
 @functools.cache

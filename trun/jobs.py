@@ -137,7 +137,7 @@ def submit(  # noqa: PLR0913 - the public signature
         *(when, service, name, resources, priority, retries, retry_delay),
         *(timeout, memory, on_never, memo, isolation, key),
     )
-    given = {option: value for option, value, unset in zip(OPTIONS, named, UNSET, strict=True) if value is not unset}
+    given = {option: value for option, value, unset in zip(OPTIONS, named, UNSET) if value is not unset}  # noqa: B905
     if isinstance(fn, JobFunction):
         given = {**fn.options, **given}
         fn = fn.fn
@@ -193,7 +193,8 @@ def submit_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
         raise BadOption(f"isolation='inline' is for a local service of this process, not for {service}.")
     spec, inputs = make_spec(fn, args, kwargs, options, service)
     job = Job(service, spec.uid, spec.name)
-    spec = with_origins(spec, link_foreign(service, inputs, options.when, job=spec.uid))
+    if inputs or options.when is not None:
+        spec = with_origins(spec, link_foreign(service, inputs, options.when, job=spec.uid))
     service.submit_specs([(spec, job)])
     return job
 
@@ -214,7 +215,7 @@ def make_spec(
     payload, inputs = pickles.dump_call(args, kwargs, big=_big(service))
     service.define(digest, code)
     call = Call(digest, payload, _context(service))
-    when = condition_bytes(options.when, inputs, options, service)
+    when = condition_bytes(options, inputs) if inputs or options.when is not None else b""
     inside = current_job()
     spec = JobSpec(
         uid=new_uid(),
@@ -302,14 +303,16 @@ def as_condition(when: Any) -> Condition | None:
     )
 
 
-def condition_bytes(when: Any, inputs: tuple[str, ...], options: Options, service: Service) -> bytes:
+def condition_bytes(options: Options, inputs: tuple[str, ...]) -> bytes:
     """Check the condition of a submission and return its wire form; empty where there is none."""
-    condition = as_condition(when)
+    condition = as_condition(options.when)
     if condition is not None and inputs:
         check.refuse_alternatives(condition, inputs)
     if inputs:
-        needed = [IsCompleted(known_jobs.get(uid, uid)) for uid in inputs]
-        condition = And(*needed) if condition is None else And(condition, *needed)
+        needed: list[Condition] = [_completed(uid) for uid in inputs]
+        if condition is not None:
+            needed.insert(0, condition)
+        condition = And(*needed) if len(needed) > 1 else needed[0]
     if condition is None:
         return b""
     if options.on_never == "cancel":
@@ -317,6 +320,14 @@ def condition_bytes(when: Any, inputs: tuple[str, ...], options: Options, servic
         if reason:
             raise NeverCondition(f"the condition {condition} can never hold: {reason}")
     return wire.dumps(condition)
+
+
+def _completed(uid: str) -> Condition:
+    """Return what an argument adds to the condition. It travels at once, so no job need keep it up to date."""
+    job = known_jobs.get(uid)
+    if job is None:
+        return IsCompleted(uid)
+    return IsCompleted(uid, service_key=job.service_key, label=getattr(job, "_label", "") or job.name)
 
 
 def with_origins(spec: JobSpec, origins: list[Origin]) -> JobSpec:

@@ -21,10 +21,42 @@ from trun.conditions.atoms import (
     IsSkipped,
     JobAtom,
 )
-from trun.messages import Event
+from trun.core.record import JobState
+from trun.messages import (
+    Aborted,
+    Cancelled,
+    Completed,
+    Event,
+    Failed,
+    Held,
+    Lost,
+    Queued,
+    Retried,
+    Skipped,
+    Started,
+    Submitted,
+    Waiting,
+)
 
 #: Jobs and groups of this process whose conditions or results were used: what another service may need to hear of.
 known_jobs: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+
+
+#: Where a job stands after an event.
+STATES: dict[type[Event], JobState] = {
+    Submitted: JobState.NEW,
+    Waiting: JobState.WAITING,
+    Held: JobState.HELD,
+    Queued: JobState.QUEUED,
+    Started: JobState.RUNNING,
+    Lost: JobState.LOST,
+    Retried: JobState.WAITING,
+    Completed: JobState.COMPLETED,
+    Failed: JobState.FAILED,
+    Aborted: JobState.ABORTED,
+    Cancelled: JobState.CANCELLED,
+    Skipped: JobState.SKIPPED,
+}
 
 
 class Outcomes:

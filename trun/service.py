@@ -166,6 +166,8 @@ class Service:
         ServiceUnavailable
             It did not answer within ``timeout`` seconds.
         """
+        if self.welcome is not None:
+            return self.welcome
         if not self._greeted.wait(timeout):
             raise self._gone or ServiceUnavailable(f"service {self.name} at {self.address} does not answer.")
         if self.welcome is None:

@@ -29,10 +29,10 @@ import msgspec
 
 from trun.adapters import exceptions, functions, places, unpicklable, untrusted
 from trun.adapters.blobs import BIG_BYTES, BlobFolder
-from trun.adapters.values import plain_part
+from trun.adapters.values import entry_from, event_from, payload_from, plain_part
 from trun.core.codec import encode
 from trun.errors import NotPicklable, StateError
-from trun.messages import AnyEvent, Blob, Entry, ErrorInfo, Payload
+from trun.messages import Blob, ErrorInfo, Payload
 
 Big = Callable[[memoryview], Blob]
 OpenBlob = Callable[[Blob], memoryview]
@@ -136,6 +136,11 @@ _loaded: dict[bytes, Callable[..., Any]] = {}
 # -- calls ------------------------------------------------------------------------------------------------------------
 
 
+#: Types whose values the standard pickle writes as they are, whatever they are.
+_SIMPLE = frozenset({int, float, bool, str, bytes, type(None)})
+_NO_ARGUMENTS = pickle.dumps(((), {}), 5)
+
+
 def dump_call(
     args: tuple[Any, ...], kwargs: dict[str, Any], *, big: Big | None = None
 ) -> tuple[Payload, tuple[str, ...]]:
@@ -160,6 +165,10 @@ def dump_call(
         A big buffer cannot be written to the service's folder.
     """
     value = (args, kwargs)
+    if not kwargs and _SIMPLE.issuperset(map(type, args)):
+        data = pickle.dumps(value, 5) if args else _NO_ARGUMENTS
+        if len(data) < BIG_BYTES:
+            return Payload(data), ()
     outer, met = _state.met, []  # type: tuple[list[str] | None, list[str]]
     _state.met = met
     try:
@@ -454,24 +463,6 @@ def digest_of(*parts: Any) -> str:
             found.update(len(data).to_bytes(8, "little"))
         found.update(data)
     return found.hexdigest()
-
-
-# -- messages that came back as plain data ----------------------------------------------------------------------------
-
-
-def payload_from(data: Any) -> Payload | None:
-    """Return the payload in an answer; None where there is none."""
-    return None if data is None else msgspec.convert(data, Payload)
-
-
-def event_from(data: Any) -> AnyEvent | None:
-    """Return the event in an answer; None where there is none."""
-    return None if data is None else msgspec.convert(data, AnyEvent)
-
-
-def entry_from(data: Any) -> Entry:
-    """Return the stream entry in an answer."""
-    return msgspec.convert(data, Entry)
 
 
 __all__ = [

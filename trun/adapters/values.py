@@ -10,7 +10,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from trun.errors import BadOption
+from trun.messages import AnyEvent, Entry, Payload
 
 _SCALARS = (bool, int, float, str, type(None))
 #: Entries of a result that predicates may look at, and characters of a text among them.
@@ -104,3 +107,21 @@ def _plain_mapping(value: Mapping[Any, Any], what: str, depth: int) -> dict[str,
             raise BadOption(f"{what} has the key {name!r}; keys must be text.")
         found[name] = plain(part, f"{what}[{name!r}]", depth=depth + 1)
     return found
+
+
+# -- messages that came back as plain data ----------------------------------------------------------------------------
+
+
+def payload_from(data: Any) -> Payload | None:
+    """Return the payload in an answer; None where there is none."""
+    return None if data is None else msgspec.convert(data, Payload)
+
+
+def event_from(data: Any) -> AnyEvent | None:
+    """Return the event in an answer; None where there is none."""
+    return None if data is None else msgspec.convert(data, AnyEvent)
+
+
+def entry_from(data: Any) -> Entry:
+    """Return the stream entry in an answer."""
+    return msgspec.convert(data, Entry)

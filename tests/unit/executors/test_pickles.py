@@ -102,6 +102,16 @@ def test_big_buffers_go_aside_in_order(tmp_path: Path) -> None:
     found[0][0] = -1.0
 
 
+def test_the_type_alone_says_whether_an_argument_is_plain() -> None:
+    class Number(int):
+        pass
+
+    payload, _ = pickles.dump_call((Number(3), "__main__", 4), {})
+
+    number, text, four = pickles.load_call(pickles.dump_function(len)[1], payload, {})[1]
+    assert (number, type(number), text, four) == (3, Number, "__main__", 4)
+
+
 def test_a_big_text_goes_aside_too(tmp_path: Path) -> None:
     folder = BlobFolder(tmp_path)
 
