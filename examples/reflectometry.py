@@ -247,7 +247,7 @@ def plot(reports: dict[str, dict[str, Any]], folder: Path) -> str:
 
 # ---------------------------------------------------------------------------------------------------- the workflow
 
-sns, compufans = trun.local(workers=1), trun.local(workers=2)
+sns, compufans = trun.local(workers=1, name="sns"), trun.local(workers=2, name="compufans")
 
 with sns:
     reduction = trun.submit(reduce_run, "PLP0000708.dat", "PLP0000709.dat")

@@ -232,6 +232,29 @@ def test_why_marks_what_blocks_and_what_is_missing(standing: Scene) -> None:
     assert data["text"].splitlines()[0] in out
 
 
+def test_data_has_the_fields_that_the_documentation_promises(standing: Scene) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "commands.md").read_text()
+
+    def promised(name: str) -> set[str]:
+        found = re.search(rf"\* {name}: `([^`]+)`", page)
+        assert found
+        return set(found[1].split())
+
+    why = standing.data("why", "fit#3")
+    (run,) = standing.data("ps")["runs"]
+    assert promised("RUN") | {"total", "counts", "jobs"} == set(run)
+    assert promised("JOB") == set(run["jobs"][0]) == set(why["job"])
+    assert promised("RUN") == set(why["run"])
+    assert set(why["cause"]) == {"id", "uid", "state", "error", "tail"}
+    explanation = {"value", "state", "summary", "tree", "blocking", "blocking_count", "missing", "witness", "extra"}
+    assert set(why) - {"text", "job", "cause", "run"} == explanation
+    row = {"depth", "value", "text", "key", "blocking", "counts", "left_out", "mark"}
+    assert set(why["tree"][0]) == row
+    assert set(standing.data("logs", "reduce#2")) == {"job", "run", "attempt", "offset", "text", "final", "path"}
+    assert {"from", "to"} <= set(standing.data("graph")["edges"][0])
+    assert {"counts", "unfinished"} <= set(standing.data("services")["services"][0])
+
+
 def test_why_names_the_root_of_a_chain_first_and_within_fifteen_lines(standing: Scene) -> None:
     code, out, _ = standing.call("why", "report#5")
 

@@ -156,7 +156,8 @@ def _unknown(verb: str) -> str:
 def help_text() -> str:
     """Return what ``trun --help`` prints."""
     lines = ["usage: trun VERB ...", "", "Jobs that run when their conditions hold.", ""]
-    lines += [f"  {verb:<12}{text}" for verb, (_, text) in VERBS.items() if text]
+    room = max(map(len, VERBS)) + 2
+    lines += [f"  {verb:<{room}}{text}" for verb, (_, text) in VERBS.items() if text]
     return "\n".join([*lines, "", HELP_TAIL])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -226,3 +227,8 @@ def test_doctor_finds_an_unwritable_folder(capsys: pytest.CaptureFixture[str], t
     assert code == 1
     assert "✗ state folder cannot be used" in out
     assert "chmod go-w" in out
+
+
+def test_help_keeps_every_verb_apart_from_its_words() -> None:
+    for verb, (_, words) in cli.VERBS.items():
+        assert not words or re.search(rf"^  {re.escape(verb)} +{re.escape(words)}$", cli.help_text(), re.MULTILINE)
