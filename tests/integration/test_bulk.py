@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from trun.adapters import transfer
 from trun.adapters.addresses import place
@@ -301,6 +303,45 @@ def test_a_push_goes_on_after_a_restart_of_the_service(tmp_path: Path, content: 
     assert target.read_bytes() == content
 
 
+_SERVICE = """
+import pathlib, sys
+from trun.adapters.bulk import BulkServer
+folder, size, digest = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+server = BulkServer("127.0.0.1", folder / "keys")
+print(server.address, server.fingerprint, server.accept(folder / "target", size, digest), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_push_goes_on_after_the_service_was_killed(tmp_path: Path, content: bytes) -> None:
+    command = [sys.executable, "-c", _SERVICE, str(tmp_path), str(len(content)), digest_of(content)]
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    with start() as service:
+        assert service.stdout is not None
+        address, first, ticket = service.stdout.readline().split()
+        with client_context().wrap_socket(socket.create_connection(split_address(address))) as sock:
+            sock.sendall(b"TRUN1 PUT %s 0\n" % ticket.encode())
+            assert sock.recv(100).startswith(b"OK 0 ")
+            sock.sendall(content[: 2 * MB])
+            until(lambda: any(is_part(path.name) and path.stat().st_size > MB for path in tmp_path.iterdir()))
+            service.kill()
+
+    with start() as service:
+        assert service.stdout is not None
+        address, second, ticket = service.stdout.readline().split()
+        between = Relay(address, down=[])
+        push(between.address, second, ticket, [content])
+        between.close()
+        service.kill()
+    assert first == second
+    assert between.passed < 2 * MB
+    assert (tmp_path / "target").read_bytes() == content
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["keys", "target"]
+
+
 def test_a_part_that_was_something_else_is_thrown_away(
     server: BulkServer, tmp_path: Path, source: Path, content: bytes
 ) -> None:
@@ -554,6 +595,38 @@ def test_strangers_hear_no_more_than_no(server: BulkServer) -> None:
     ):
         assert ask(server, line) == b"NO words\n"
     assert ask(server, b"TRUN1 GET %s 4\n" % ticket) == b"NO offset\n"
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BulkServer]:
+    with serving(tmp_path_factory.mktemp("fuzzed"), handshake_s=1.0) as made:
+        yield made
+
+
+@settings(max_examples=60)
+@given(
+    st.one_of(
+        st.binary(min_size=1, max_size=300),
+        st.tuples(st.sampled_from([b"GET", b"PUT", b"get"]), st.binary(max_size=70), st.integers(-5, 10**20)).map(
+            lambda words: b"TRUN1 %s %s %d" % words
+        ),
+    )
+)
+def test_whatever_is_said_without_a_ticket_gets_nothing(fuzzed: BulkServer, line: bytes) -> None:
+    with contextlib.suppress(OSError):
+        assert ask(fuzzed, line + b"\n") in (b"NO words\n", b"NO ticket\n", b"")
+    assert fetch_bytes(fuzzed.address, fuzzed.fingerprint, fuzzed.ticket(b"abc"), size_cap=CAP) == b"abc"
+
+
+@settings(max_examples=60)
+@given(st.binary(min_size=1, max_size=600))
+def test_whatever_comes_before_the_handshake_gets_nothing(fuzzed: BulkServer, garbage: bytes) -> None:
+    with bare(fuzzed) as sock, contextlib.suppress(OSError):
+        sock.sendall(garbage)
+        sock.shutdown(socket.SHUT_WR)
+        while sock.recv(1000):  # alerts of TLS
+            pass
+    assert fetch_bytes(fuzzed.address, fuzzed.fingerprint, fuzzed.ticket(b"abc"), size_cap=CAP) == b"abc"
 
 
 def test_an_endless_line_is_cut(server: BulkServer) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import trun
-from trun.errors import BadOption, ServiceUnavailable, UsageError
+from trun.errors import BadOption, DigestMismatch, ServiceUnavailable, UsageError
 
 WAIT_S = 60.0
 
@@ -153,6 +153,28 @@ def test_a_file_is_an_address_too(near: trun.Service, tmp_path: Path) -> None:
 
     assert trun.fetch_url(published).result(WAIT_S).read_bytes() == b"text"
     assert trun.fetch_url(trun.File(tmp_path / "b.txt")).result(WAIT_S).read_text() == "here"
+
+
+def test_a_file_that_has_changed_is_not_taken_for_the_same(near: trun.Service, tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("then")
+    file = trun.File(tmp_path / "b.txt")
+    published = trun.submit(publish, "a.txt", "text", service=near).result(WAIT_S)
+    for path in (file.path, published.path):
+        path.write_text("now")
+
+    for one in (file, published):
+        with pytest.raises(DigestMismatch, match=one.digest):
+            trun.fetch_url(one).result(WAIT_S)
+
+
+def test_an_address_may_say_what_must_arrive(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("text")
+    url = (tmp_path / "b.txt").as_uri()
+    sha = hashlib.sha256(b"text").hexdigest()
+
+    assert trun.fetch_url(f"{url}#sha256={sha}").result(WAIT_S).filename.endswith("b.txt")
+    with pytest.raises(DigestMismatch, match="sha256"):
+        trun.fetch_url(f"{url}#sha256={sha[::-1]}").result(WAIT_S)
 
 
 @pytest.mark.parametrize("name", ["with blank.txt", "ümläut.dat", ".hidden", "a%2Fb", "#1?x=2", "x" * 250])

@@ -7,9 +7,11 @@ import http.server
 import random
 import re
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -313,9 +315,45 @@ def test_other_schemes_come_through_fsspec(tmp_path: Path, monkeypatch: pytest.M
         bring(url, tmp_path / "to", reach=reach.reach([]))
     with pytest.raises(BadOption, match="cannot be fetched"):
         bring("nonsense://a/b", tmp_path / "to")
-    monkeypatch.setitem(__import__("sys").modules, "fsspec", None)
+    monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(MissingExtra, match=r"pip install 'trun\[remote\]'"):
         bring(url, tmp_path / "to")
+
+
+def test_what_comes_through_fsspec_goes_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    (tmp_path / "a").write_bytes(CONTENT)
+    url = f"local://{tmp_path}/a"
+    positions: list[int] = []
+    real = fsspec.get_filesystem_class("local").open
+
+    class Breaking:
+        """Breaks off in the middle, the first time."""
+
+        def __init__(self, file: Any) -> None:
+            self._file = file
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._file, name)
+
+        def __enter__(self) -> Breaking:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self._file.close()
+
+        def read(self, size: int) -> bytes:
+            positions.append(self._file.tell())
+            if len(positions) == 3:
+                raise ConnectionResetError("gone")
+            return bytes(self._file.read(size))
+
+    monkeypatch.setattr(fsspec.get_filesystem_class("local"), "open", lambda *a, **k: Breaking(real(*a, **k)))
+
+    with pytest.raises(ConnectionResetError):
+        bring(url, tmp_path / "to")
+    assert bring(url, tmp_path / "to")[2] == DIGEST
+    assert positions[:4] == [0, 1 << 18, 1 << 19, 1 << 19]
 
 
 # -- services
