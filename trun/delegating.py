@@ -87,7 +87,7 @@ def _where(service: Service) -> agency.Where:
     return agency.Where(name=service.name, address=service.address, key=key)
 
 
-def lend(origin: Service, *, holder: str, resources: list[str], seconds: float = LENT_S) -> str:
+def lend(origin: Service, *, holder: str, resources: list[str], seconds: float | None = None) -> str:
     """Return a token that lets ``holder`` read these resources of ``origin``, and nothing else.
 
     Raises
@@ -98,6 +98,7 @@ def lend(origin: Service, *, holder: str, resources: list[str], seconds: float =
     from trun.adapters import tokens
     from trun.adapters.keys import user_keys
 
+    seconds = LENT_S if seconds is None else seconds
     mine = user_keys()
     ends, token = _minted.get(origin.key, (0.0, ""))
     if ends - time.time() < min(MARGIN_S, seconds):
