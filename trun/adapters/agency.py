@@ -185,6 +185,8 @@ class Agent:
             with _connected(self.path, timeout_s) as connection:
                 connection.sendall(line)
                 answer = _line(connection)
+        except errors.TrunError:
+            raise
         except OSError as error:
             raise ServiceUnavailable(f"the agent (process {self.pid}) does not answer: {error}.") from error
         try:

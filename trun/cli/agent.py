@@ -24,9 +24,8 @@ from typing import Any
 import trun.errors as errors
 from trun.adapters import agency, keys, passphrases
 from trun.adapters.agency import Agent, Forget, List, Lock
-from trun.cli import table
 from trun.cli.arguments import Parser, print_json
-from trun.cli.text import Paint, line
+from trun.cli.text import line
 from trun.errors import ServiceUnavailable, UsageError
 
 #: Seconds that the agent may take to start, and to stop.
@@ -131,33 +130,19 @@ def _list(options: argparse.Namespace) -> int:
     if options.json:
         print_json(held)
         return 0
-    paint = Paint(sys.stdout)
     print(f"agent: process {held['pid']}, {'locked' if held['locked'] else 'key ' + held['key']}")
     for what in held["missing"]:
         print(f"  not hidden: {line(what)}")
-    for name, heads, rows in (
-        ("sessions", "SERVICE KEY UNTIL", [_session_row(each) for each in held["sessions"]]),
-        ("lent", "SERVICE FOR MAY WHAT UNTIL ID", [_lent_row(each) for each in held["lent"]]),
-        ("renewed", "SERVICE FOR JOB UNTIL NEXT", [_renewed_row(each) for each in held["renewing"]]),
-    ):
-        if rows:
-            print(f"\n{name}")
-            for text in table.render([table.Column(head=head) for head in heads.split()], rows, paint=paint):
-                print(text)
+    for each in held["sessions"]:
+        print(f"session at {line(each['service'])} until {_clock(each['expires'])}: key {each['key']}")
+    for each in held["lent"]:
+        may, what = ", ".join(each["ops"]), " ".join(each["res"])
+        print(f"lent by {line(each['service'])} until {_clock(each['expires'])}: {may} of {line(what)}")
+        print(f"  to {each['holder']}, id {each['ids'][-1]}")
+    for each in held["renewing"]:
+        job = f"job {line(each['job'])} on {line(each['to'])}"
+        print(f"renewed at {line(each['service'])} for {job}: next at {_clock(each['next'])}")
     return 0
-
-
-def _session_row(found: dict[str, Any]) -> list[str]:
-    return [found["service"], found["key"], _clock(found["expires"])]
-
-
-def _lent_row(found: dict[str, Any]) -> list[str]:
-    may, what = ",".join(found["ops"]), " ".join(found["res"])
-    return [found["service"], found["holder"], may, what, _clock(found["expires"]), found["ids"][-1]]
-
-
-def _renewed_row(found: dict[str, Any]) -> list[str]:
-    return [found["service"], found["to"], found["job"], _clock(found["expires"]), _clock(found["next"])]
 
 
 def _clock(seconds: float) -> str:

@@ -268,7 +268,7 @@ class Wallet:
             _log.info("renewal ended: job=%s error=%s", job, error)
             self._drop(each)
             return False
-        if isinstance(answer, dict) and answer.get("waiting") is False:
+        if isinstance(answer, dict) and answer.get("done"):
             _log.info("renewal no longer needed: job=%s", job)
             self._drop(each)
             return False

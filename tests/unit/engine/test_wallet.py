@@ -77,7 +77,7 @@ class Line:
                 res=arguments["res"], expires=arguments["expires"],
             )  # fmt: skip
             return {"token": token}
-        return {"waiting": not self.site.done} if verb == "renew" else {}
+        return {"done": self.site.done} if verb == "renew" else {}
 
     def close(self) -> None:
         self.site.closed.append(self.name)
