@@ -246,6 +246,30 @@ def test_a_broken_fetch_goes_on_where_it_was(server: BulkServer, tmp_path: Path,
     assert not any(is_part(path.name) for path in tmp_path.iterdir())
 
 
+def test_a_value_goes_on_after_a_break_too(server: BulkServer, content: bytes) -> None:
+    for digest in ("", UNCHECKED, digest_of(content)):
+        ticket = server.ticket(content, digest=digest)
+        with relay(server, down=[MB, MB]) as between:
+            assert fetch_bytes(between.address, server.fingerprint, ticket, size_cap=CAP, digest=digest) == content
+
+            assert between.connections == 3
+            assert between.passed < 3 * MB + 100_000
+
+
+def test_a_busy_server_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "PAUSE_S", 0.01)
+    with serving(tmp_path, transfers=1) as server, secure(server) as sock:
+        sock.sendall(b"TRUN1 GET %s 0\n" % server.ticket(bytes(50 * MB)).encode())
+        assert sock.recv(2) == b"OK"
+        free = threading.Thread(target=lambda: (until(lambda: server.counts["busy"] >= 2), sock.close()))
+        free.start()
+
+        found = fetch_bytes(server.address, server.fingerprint, server.ticket(b"abc"), size_cap=CAP)
+
+        free.join()
+    assert found == b"abc"
+
+
 def test_a_fetch_goes_on_in_another_process_with_another_ticket(
     server: BulkServer, tmp_path: Path, source: Path, content: bytes
 ) -> None:

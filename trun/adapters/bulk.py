@@ -383,7 +383,10 @@ class BulkServer:
 
     def _note(self, ticket: Ticket, digest: str) -> None:
         """Remember the digest of a file, unless a change right now could leave its time as it is."""
-        if ticket.identity is None or digest == UNCHECKED or ticket.identity[3] > (time.time() - _SETTLED_S) * 1e9:
+        if not digest:
+            return
+        ticket.digest = digest
+        if ticket.identity is None or ticket.identity[3] > (time.time() - _SETTLED_S) * 1e9:
             return
         if len(self._digests) >= _DIGESTS:
             self._digests.pop(next(iter(self._digests)))
@@ -417,7 +420,7 @@ def _hang_up(sock: ssl.SSLSocket) -> None:
 
 
 def _send(sock: ssl.SSLSocket, ticket: Ticket, offset: int) -> str:
-    """Send what a ticket stands for, from ``offset`` on, and return the digest of the whole."""
+    """Send what a ticket stands for, from ``offset`` on, and return the digest where it was computed."""
     if offset > ticket.size:
         raise TransferRefused(reason="offset")
     digest = None if ticket.digest else new_digest()
@@ -436,8 +439,7 @@ def _send(sock: ssl.SSLSocket, ticket: Ticket, offset: int) -> str:
                 sock.sendall(piece[start:])
     found = ticket.digest if digest is None else digest.hexdigest()
     sock.sendall(b"END %s\n" % found.encode())
-    ticket.digest = found
-    return found
+    return "" if digest is None else found
 
 
 def _receive(sock: ssl.SSLSocket, ticket: Ticket, target: Path) -> None:
@@ -448,9 +450,9 @@ def _receive(sock: ssl.SSLSocket, ticket: Ticket, target: Path) -> None:
             if part.size > ticket.size:
                 part.restart()
             sock.sendall(b"OK %d %s\n" % (part.size, ticket.digest.encode()))
-            buffer = memoryview(bytearray(max(min(PIECE, ticket.size), 1)))
+            part.begin(ticket.size)
             while part.size < ticket.size:
-                wanted = buffer[: min(len(buffer), ticket.size - part.size)]
+                wanted = part.room(ticket.size - part.size)
                 count = 0
                 try:
                     while count < len(wanted):
@@ -459,7 +461,7 @@ def _receive(sock: ssl.SSLSocket, ticket: Ticket, target: Path) -> None:
                             raise ConnectionResetError("the other side hung up")
                         count += arrived
                 finally:
-                    part.write(wanted[:count])
+                    part.filled(count)
             if checked and part.digest() != ticket.digest:
                 part.drop()
                 raise TransferRefused(reason="digest")

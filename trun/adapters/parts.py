@@ -58,6 +58,7 @@ class Part:
         self.size = os.fstat(self._fd).st_size
         self._checked = checked
         self._digest: hashlib.blake2b | None = None
+        self._buffer = memoryview(b"")
         self.done = False
 
     def write(self, piece: memoryview | bytes) -> None:
@@ -69,6 +70,18 @@ class Part:
             written = os.write(self._fd, view)
             self.size += written
             view = view[written:]
+
+    def begin(self, total: int) -> None:
+        """So many bytes will have arrived in the end."""
+        self._buffer = memoryview(bytearray(max(min(PIECE, total), 1)))
+
+    def room(self, count: int) -> memoryview:
+        """Return where up to ``count`` further bytes may be put; ``begin`` was called before."""
+        return self._buffer[:count]
+
+    def filled(self, count: int) -> None:
+        """So many bytes were put into the room; they are added at the end."""
+        self.write(self._buffer[:count])
 
     def restart(self) -> None:
         """Forget what has arrived."""

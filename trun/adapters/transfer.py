@@ -23,9 +23,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
-from trun.adapters.parts import PIECE, Part, new_digest, receiving
+from trun.adapters.parts import PIECE, new_digest, receiving
 from trun.errors import BadOption, DigestMismatch, NotAuthorised, ProtocolError, ServiceUnavailable, TransferRefused
 
 GREETING = b"TRUN1"
@@ -94,35 +94,9 @@ def fetch(
     DigestMismatch, TransferRefused, ServiceUnavailable, ProtocolError
     """
     with receiving(target, digest or key) as part:
-        resumed = part.size > 0
-        breaks = 0
-        until = time.monotonic() + BUSY_S
-        while True:
-            before = part.size
-            try:
-                found = _get(address, fingerprint, ticket, part, size_cap, digest, resumed)
-            except ServiceUnavailable:
-                breaks = 1 if part.size > before else breaks + 1
-                if breaks >= TRIES:
-                    raise
-                time.sleep(PAUSE_S * 4 ** (breaks - 1))
-            except TransferRefused as error:
-                if error.reason == "offset" and resumed:
-                    resumed = False
-                    part.restart()
-                elif error.reason != "busy" or time.monotonic() > until:
-                    raise
-                else:
-                    time.sleep(0.2)
-            except DigestMismatch:
-                if not resumed:
-                    part.drop()
-                    raise
-                resumed = False  # what was there before was something else
-                part.restart()
-            else:
-                part.finish()
-                return part.size, found
+        found = _bring((address, fingerprint, ticket), part, size_cap, digest)
+        part.finish()
+        return part.size, found
 
 
 def fetch_bytes(
@@ -131,18 +105,11 @@ def fetch_bytes(
     """Return what a ticket stands for; for values that go into memory and are not kept.
 
     ``digest`` empty: compared with what the service says; ``UNCHECKED``: TLS alone guards the bytes, which is twice
-    as fast and enough for what never lay in a file that others may write to.
+    as fast and enough for what never lay in a file that others may write to. Raises as ``fetch`` does.
     """
-    with _connected(address, fingerprint) as link:
-        size, announced = _header(link, "GET", ticket, 0)
-        _check_size(size, size_cap)
-        found = bytearray(size)
-        link.read_into(memoryview(found))
-        told = link.answer("END")[0]
-    _check_told(digest, announced, told)
-    if digest != UNCHECKED and told != UNCHECKED:
-        _compare(digest or told, hashlib.blake2b(found, digest_size=32).hexdigest(), address)
-    return found
+    value = _Value(checked=digest != UNCHECKED)
+    _bring((address, fingerprint, ticket), value, size_cap, digest)
+    return value.content
 
 
 def push(address: str, fingerprint: str, ticket: str, source: Source) -> None:
@@ -173,30 +140,119 @@ def push(address: str, fingerprint: str, ticket: str, source: Source) -> None:
         except TransferRefused as error:
             if error.reason != "busy" or time.monotonic() > until:
                 raise
-            time.sleep(0.2)
+            time.sleep(PAUSE_S)
 
 
 # -- one transfer -----------------------------------------------------------------------------------------------------
 
 
-def _get(address: str, fingerprint: str, ticket: str, part: Part, size_cap: int, digest: str, resumed: bool) -> str:
-    """Take what is missing of a part, and return its digest."""
+class _Sink(Protocol):
+    """Where bytes go: a ``Part`` of a file, or a value in memory."""
+
+    size: int
+
+    def begin(self, total: int) -> None:
+        """So many bytes will have arrived in the end."""
+
+    def room(self, count: int) -> memoryview:
+        """Return where up to ``count`` further bytes may be put."""
+
+    def filled(self, count: int) -> None:
+        """So many bytes were put there."""
+
+    def restart(self) -> None:
+        """Forget what has arrived."""
+
+    def digest(self) -> str:
+        """Return the digest of what has arrived, or an empty text where none is wanted."""
+
+    def drop(self) -> None:
+        """Keep nothing for a later attempt."""
+
+
+class _Value:
+    """Bytes that arrive in memory."""
+
+    def __init__(self, *, checked: bool) -> None:
+        self.content = bytearray()
+        self.size = 0
+        self._checked = checked
+
+    def begin(self, total: int) -> None:
+        if len(self.content) != total:
+            self.content = bytearray(total)
+
+    def room(self, count: int) -> memoryview:
+        return memoryview(self.content)[self.size : self.size + count]
+
+    def filled(self, count: int) -> None:
+        self.size += count
+
+    def restart(self) -> None:
+        self.size = 0
+
+    def digest(self) -> str:
+        if not self._checked:
+            return ""
+        found = new_digest()
+        found.update(self.content)
+        return found.hexdigest()
+
+    def drop(self) -> None:
+        self.content = bytearray()
+
+
+def _bring(where: tuple[str, str, str], sink: _Sink, size_cap: int, digest: str) -> str:
+    """Take all that a sink lacks, over as many connections as it needs, and return the digest of the whole."""
+    resumed = sink.size > 0
+    breaks = 0
+    until = time.monotonic() + BUSY_S
+    while True:
+        before = sink.size
+        try:
+            return _get(where, sink, size_cap, digest, resumed)
+        except ServiceUnavailable:
+            breaks = 1 if sink.size > before else breaks + 1
+            if breaks >= TRIES:
+                raise
+            time.sleep(PAUSE_S * 4 ** (breaks - 1))
+        except TransferRefused as error:
+            if error.reason == "offset" and resumed:
+                resumed = False
+                sink.restart()
+            elif error.reason != "busy" or time.monotonic() > until:
+                raise
+            else:
+                time.sleep(PAUSE_S)
+        except DigestMismatch:
+            if not resumed:
+                sink.drop()
+                raise
+            resumed = False  # what was there before was something else
+            sink.restart()
+
+
+def _get(where: tuple[str, str, str], sink: _Sink, size_cap: int, digest: str, resumed: bool) -> str:
+    """Take what a sink lacks over one connection, and return the digest of the whole."""
+    address, fingerprint, ticket = where
     with _connected(address, fingerprint) as link:
-        size, announced = _header(link, "GET", ticket, part.size)
+        size, announced = _header(link, "GET", ticket, sink.size)
         _check_size(size, size_cap)
-        buffer = memoryview(bytearray(min(PIECE, size) or 1))
-        while part.size < size:
-            piece = buffer[: min(len(buffer), size - part.size)]
+        sink.begin(size)
+        while sink.size < size:
+            room = sink.room(size - sink.size)
             count = 0
             try:
-                while count < len(piece):
-                    count += link.read_some(piece[count:])
+                while count < len(room):
+                    count += link.read_some(room[count:])
             finally:
-                part.write(piece[:count])
+                sink.filled(count)
         told = link.answer("END")[0]
     _check_told(digest, announced, told)
+    found = sink.digest()
     wanted = digest or (told if told != UNCHECKED else announced)
-    found = part.digest()
+    if not found:
+        return found
     if wanted != UNCHECKED:
         _compare(wanted, found, address)
     elif resumed:
@@ -284,11 +340,6 @@ class _Link:
         if not count:
             raise ConnectionResetError("the other side hung up")
         return count
-
-    def read_into(self, view: memoryview) -> None:
-        """Fill the view."""
-        while view.nbytes:
-            view = view[self.read_some(view) :]
 
     def answer(self, expected: str) -> tuple[str, str]:
         """Read a line and return its two words after the expected one; raise what a refusal says."""
