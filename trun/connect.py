@@ -27,6 +27,7 @@ from typing import Any
 import trun.errors as errors
 import trun.service as services
 from trun.adapters import folders
+from trun.adapters.sockets import pipe_above_stdio
 from trun.adapters.wire import Link
 from trun.errors import BadOption, ServiceUnavailable, StateError, TrunError
 from trun.service import Service
@@ -146,7 +147,7 @@ def _connect(made: Service, address: str) -> None:
 
 def _start(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
     """Start a node and wait for its word that it is ready."""
-    read, write = os.pipe()
+    read, write = pipe_above_stdio()
     try:
         with contextlib.ExitStack() as stack:
             try:

@@ -6,6 +6,7 @@ Knows nothing of messages. Who may come in: the adapters. Rule: a socket that so
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
 import stat
@@ -15,6 +16,17 @@ from pathlib import Path
 
 from trun.adapters.folders import Holder, check_socket_path, held_by
 from trun.errors import BadOption
+
+
+def pipe_above_stdio() -> tuple[int, int]:
+    """Return a pipe whose writing end a child can inherit beside its standard streams, also where ours are closed."""
+    read, write = os.pipe()
+    if write > 2:
+        return read, write
+    try:
+        return read, fcntl.fcntl(write, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(write)
 
 
 def socket_path(address: str) -> Path | None:

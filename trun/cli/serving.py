@@ -23,6 +23,7 @@ from typing import Any
 
 from trun.adapters import folders
 from trun.adapters.known import Known, find, forget, known_services, remember
+from trun.adapters.sockets import pipe_above_stdio
 from trun.cli import table
 from trun.cli.arguments import Parser, print_json, whole
 from trun.cli.text import Paint
@@ -156,7 +157,7 @@ def _let_owner_in(folder: Path) -> None:
 
 
 def _launch(command: list[str], folder: Path) -> dict[str, Any]:
-    read, write = os.pipe()
+    read, write = pipe_above_stdio()
     with open(folder / "node.log", "ab") as log:
         process = subprocess.Popen(
             [*command, "--ready-fd", str(write)],
