@@ -9,7 +9,6 @@ in the same places as the one that it was taken from, and a node that stood in t
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ Part = tuple[type[Gate], int, tuple[int, ...]]
 class Form:
     """Gates without atoms, children before parents."""
 
-    __slots__ = ("last", "lower", "parents", "parts", "slacks", "starts")
+    __slots__ = ("last", "lower", "nothing", "parents", "parts", "starts")
 
     def __init__(self, parts: tuple[Part, ...]) -> None:
         self.parts = parts
@@ -30,9 +29,9 @@ class Form:
         self.last = len(parts) - 1
         parents: list[dict[int, None]] = [{} for _ in parts]
         starts: list[int] = []
-        lower: list[tuple[int, tuple[int, ...]]] = []
+        lower: list[tuple[int, int, tuple[int, ...]]] = []
         start = 0
-        for index, (_, _, codes) in enumerate(parts):
+        for index, (_, need, codes) in enumerate(parts):
             starts.append(start)
             below = tuple(code for code in dict.fromkeys(codes) if code >= 0)
             for child in below:
@@ -40,15 +39,16 @@ class Form:
             atoms = codes.count(-1)
             start += atoms
             if atoms:
-                lower.append((index, below))
-        #: What each gate can lose while nothing is decided, plus one.
-        self.slacks = array("i", [len(codes) - need + 1 for _, need, codes in parts])
+                lower.append((index, len(codes) - need + 1, below))
         #: Where among the atoms those of each gate begin.
         self.starts = tuple(starts)
         #: The gates that each feeds.
         self.parents = tuple(tuple(found) for found in parents)
-        #: Gates with atoms of their own, and the gates among their children.
-        self.lower = tuple(lower)
+        #: Gates with atoms of their own, parents before children: which, what it can lose while nothing is decided
+        #: (plus one), and the gates among its children.
+        self.lower = tuple(reversed(lower))
+        #: What ``Plain`` puts in the place of gates that are gone.
+        self.nothing = [None] * len(parts)
 
     def children(self, index: int, leaves: Sequence[Leaf]) -> list[Leaf | int]:
         """Return the children of a gate: atoms, or numbers of gates."""
@@ -94,22 +94,19 @@ def take_apart(gates: Sequence[Gate]) -> tuple[tuple[Part, ...], tuple[Leaf, ...
     return tuple(parts), tuple(leaves)
 
 
-class Grounds:
-    """What a tree fired on, as long as nobody asks: what made each of its gates true, as far as it did not need all."""
+class Grounds(tuple[Form, tuple[Leaf, ...], int, list[Any]]):
+    """What a tree fired on, as long as nobody asks: what made each of its gates true, as far as it did not need all.
 
-    __slots__ = ("by", "first", "form", "leaves")
+    Its form, its atoms, the number of its first gate as it was while it waited; per gate an atom, the number of a gate,
+    or several of both. A tuple, since one is made for each tree that fires.
+    """
 
-    def __init__(self, form: Form, leaves: tuple[Leaf, ...], first: int, by: list[Any]) -> None:
-        self.form = form
-        self.leaves = leaves
-        #: The number of the first gate, as it was while it waited.
-        self.first = first
-        #: Per gate an atom, the number of a gate, or several of both.
-        self.by = by
+    __slots__ = ()
 
     def witness(self) -> tuple[Leaf, ...]:
         """Return one smallest set of atoms that made the condition true, in written order."""
-        form, found = self.form, {}
+        form, leaves, first, done = self
+        found: dict[int, Leaf] = {}
         stack: list[Any] = [form.last]
         seen: set[int] = set()
         while stack:
@@ -122,9 +119,9 @@ class Grounds:
             seen.add(child)
             _, need, codes = form.parts[child]
             if need >= len(codes):
-                stack += reversed(form.children(child, self.leaves))
+                stack += reversed(form.children(child, leaves))
             elif need:
-                by = self.by[child]
+                by = done[child]
                 several = by if type(by) is tuple else (by,)
-                stack += [one - self.first if isinstance(one, int) else one for one in reversed(several)]
+                stack += [one - first if isinstance(one, int) else one for one in reversed(several)]
         return tuple(found.values())

@@ -98,7 +98,7 @@ class Plain:
         self.waiting = waiting
         #: How many children must still become true; below zero once more did. Of stale gates: how often mentioned.
         self.need: list[int] = []
-        #: How many children may still die, plus one.
+        #: How many children may still die, plus one. Of stale roots: how many of its gates are mentioned.
         self.slack = array("i")
         #: Of roots: who waits. Of the first gate of a tree: its atoms, in written order.
         self.owner: list[Any] = []
@@ -106,7 +106,7 @@ class Plain:
         #: gate above, or of the root; 0 if it feeds several.
         self.serial = array("q")
         self.up: dict[int, tuple[int, ...]] = {}
-        #: Gates to be had; the first gates of rows to be had, by their length.
+        #: Gates to be had; the first gates of rows to be had, by how many follow.
         self.free: list[int] = []
         self.rows: dict[int, list[int]] = {}
         self.forms: dict[Any, Form] = {}
@@ -131,7 +131,7 @@ class Plain:
 
     def _new_row(self, count: int) -> int:
         """Return the first of so many gates side by side."""
-        rows = self.rows.get(count)
+        rows = self.rows.get(count - 1)
         if rows:
             return rows.pop()
         first = len(self.need)
@@ -143,18 +143,10 @@ class Plain:
         self.root += [None] * count
         return first
 
-    def recycle(self, root: int, last: int = 0) -> None:
-        """Give a gate back that nothing mentions any more, and the so many before it."""
-        if not last:
-            self.owner[root] = self.root[root] = None
-            self.free.append(root)
-            return
-        first = root - last
-        self.owner[first : root + 1] = self.root[first : root + 1] = [None] * (last + 1)
-        if self.up:
-            for gate in range(first, root):
-                self.up.pop(gate, None)
-        self.rows.setdefault(last + 1, []).append(first)
+    def recycle(self, gate: int) -> None:
+        """Give a gate back that nothing mentions any more."""
+        self.owner[gate] = self.root[gate] = None
+        self.free.append(gate)
 
     # -- in
 
@@ -271,7 +263,9 @@ class Plain:
             kind, need, codes = found.parts[-1]
             if kind is AtLeast and 1 < need < len(codes):
                 by = self._true_children(root)
-            return Grounds(found, self.owner[first], first, [*self.root[first:root], by])
+            done = self.root[first:root]
+            done.append(by)
+            return Grounds((found, self.owner[first], first, done))
         if type(found) is tuple:
             leaves: tuple[Leaf, ...] = found
             return leaves
@@ -306,33 +300,49 @@ class Plain:
 
         Stale gates lose their last mention.
         """
-        need, root, serial = self.need, self.root, self.serial
+        need, root, serial, slack = self.need, self.root, self.serial, self.slack
         found: list[tuple[int, Any]] = []
         more: list[tuple[int, Any]] = []
         for start in gates:
-            gate = start
-            child: Any = leaf
-            while True:
-                mark = root[gate]
-                if mark is STALE:
-                    self._end(gate)
-                elif mark is None or mark is QUORUM:
-                    root[gate] = child if mark is None else self._true_children(gate)
-                    number = serial[gate]
-                    if number:
-                        parent = -number
-                        left = need[parent] - 1
-                        need[parent] = left
-                        if not left:
-                            child, gate = gate, parent
-                            continue
-                    else:
-                        more += [(parent, gate) for parent in self._less(self.up[gate], need)]
+            mark = root[start]
+            if mark is STALE:
+                above = -serial[start]
+                left = slack[above] - 1
+                slack[above] = left
+                if not left:
+                    self._end(above)
+                continue
+            gate, child = start, leaf
+            while mark is None or mark is QUORUM:
+                root[gate] = child if mark is None else self._true_children(gate)
+                number = serial[gate]
+                if number:
+                    left = need[-number] - 1
+                    need[-number] = left
+                    if left:
+                        break
+                    child, gate = gate, -number  # type: ignore[assignment]
+                    mark = root[gate]
                 else:
-                    found.append((gate, child))
-                if not more:
+                    more += [(parent, gate) for parent in self._less(self.up[gate], need)]
                     break
-                gate, child = more.pop()
+            else:
+                found.append((gate, child))
+        return [*found, *self._rise_on(more)] if more else found
+
+    def _rise_on(self, more: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
+        """Let gates that others made true feed those above, where some feed several."""
+        found: list[tuple[int, Any]] = []
+        while more:
+            gate, child = more.pop()
+            mark = self.root[gate]
+            if mark is None or mark is QUORUM:
+                self.root[gate] = child if mark is None else self._true_children(gate)
+                number = self.serial[gate]
+                above = (-number,) if number else self.up[gate]
+                more += [(parent, gate) for parent in self._less(above, self.need)]
+            else:
+                found.append((gate, child))
         return found
 
     def fall(self, gates: list[int]) -> list[int]:
@@ -361,61 +371,69 @@ class Plain:
 
     def release(self, root: int) -> None:
         """End a registration: its gates are stale from now on. What dead atoms mention is taken out at once."""
-        found = self.root[root]
-        need, slack = self.need, self.slack
-        if type(found) is not Form:
-            leaves = found if type(found) is tuple else found.of
-            if slack[root] != (1 if type(found) is tuple else len(leaves) - found.need + 1):
-                for leaf in leaves:
-                    self.entries.disconnect_dead(leaf, root)
-            left = need[root] + slack[root] - 1
-            if not left:
-                self.recycle(root)
-                return
-            need[root] = left
-            self.owner[root], self.root[root], self.serial[root] = None, STALE, -root
-        else:
-            first = root - found.last
-            leaves = self.owner[first]
-            if slack[first : root + 1] != found.slacks:
-                for gate, leaf in _mentions(found, first, leaves):
-                    self.entries.disconnect_dead(leaf, gate)
-            mentioned = self._count(found, first)
-            if not mentioned:
-                self.recycle(root, found.last)
-                return
-            self.root[first : root + 1] = [STALE] * (found.last + 1)
-            self.owner[root], self.owner[first] = found, mentioned
-        self._leave_to_time(root, leaves)
-
-    def _count(self, form: Form, first: int) -> int:
-        """Let each gate of a row count its mentions; return how many are mentioned."""
-        need, slack, serial = self.need, self.slack, self.serial
-        found = 0
-        for index, below in reversed(form.lower):  # who looks at the needs of its children comes before them
-            gate = first + index
-            left = need[gate] + slack[gate] - 1
-            for child in below:
-                if need[first + child] > 0 and slack[first + child] > 0:
-                    left -= 1
-            if left:
-                found += 1
-                serial[gate] = -first - form.last
-                need[gate] = left
-        return found
-
-    def _leave_to_time(self, root: int, leaves: tuple[Any, ...]) -> None:
-        """Let a stale registration go as its atoms do, unless too many did."""
-        leaving = self.leaving
-        if len(leaves) > WIDE:
-            self._take_out(root, leaves)
+        form = self.root[root]
+        if type(form) is not Form:
+            self._release_one(root, form)
             return
-        leaving[root] = leaves
-        limit = self.limit = max(self.limit - DECAY, len(self.waiting), self.few)
-        if len(leaving) > limit:
-            self._take_out(*leaving.popitem())
-            if leaving:
-                self._take_out(*leaving.popitem())
+        need, slack, marks, serial = self.need, self.slack, self.root, self.serial
+        first = root - form.last
+        leaves = self.owner[first]
+        mentioned = 0
+        is_whole = True
+        for index, full, below in form.lower:
+            gate = first + index
+            lose = slack[gate]
+            left = need[gate] + lose - 1
+            if lose != full:
+                is_whole = False
+            if below:
+                left -= sum([need[first + child] > 0 and slack[first + child] > 0 for child in below])
+            if left:
+                mentioned += 1
+                need[gate] = left
+                marks[gate] = STALE
+                serial[gate] = -root
+        if not is_whole:
+            for gate, leaf in _mentions(form, first, leaves):
+                self.entries.disconnect_dead(leaf, gate)
+        self.owner[root] = form
+        if not mentioned:
+            self._end(root)
+            return
+        slack[root] = mentioned
+        self.leaving[root] = leaves
+        if len(self.leaving) > self.limit or len(leaves) > WIDE:
+            self._leave_now(root)
+
+    def _release_one(self, root: int, found: tuple[Leaf, ...] | Gate) -> None:
+        """End a registration of one gate."""
+        leaves, full = (found, 1) if isinstance(found, tuple) else (found.of, len(found.of) - found.need + 1)
+        lose = self.slack[root]
+        if lose != full:
+            for leaf in leaves:
+                self.entries.disconnect_dead(leaf, root)  # type: ignore[arg-type]
+        left = self.need[root] + lose - 1
+        if not left:
+            self.recycle(root)
+            return
+        self.need[root] = left
+        self.owner[root], self.root[root], self.serial[root], self.slack[root] = None, STALE, -root, 1
+        self.leaving[root] = leaves
+        if len(self.leaving) > self.limit or len(leaves) > WIDE:
+            self._leave_now(root)
+
+    def _leave_now(self, root: int) -> None:
+        """Take a stale registration out at once, where it is large or too many are left to go as their atoms do."""
+        leaving = self.leaving
+        if len(leaving) > self.limit:
+            self.limit = max(self.limit - DECAY, len(self.waiting), self.few)
+            for _ in range(2):
+                if len(leaving) > self.limit:
+                    self._take_out(*leaving.popitem())
+        leaves = leaving.get(root, ())
+        if len(leaves) > WIDE:
+            del leaving[root]
+            self._take_out(root, leaves)
 
     def sweep(self) -> None:
         """Take out every mention of a decided registration."""
@@ -436,25 +454,34 @@ class Plain:
         left = self.need[gate] - 1
         self.need[gate] = left
         if not left:
-            self._end(gate)
+            root = -self.serial[gate]
+            left = self.slack[root] - 1
+            self.slack[root] = left
+            if not left:
+                self._end(root)
 
-    def _end(self, gate: int) -> None:
-        """Give back a stale gate without mentions, together with its row."""
-        root = -self.serial[gate]
+    def _end(self, root: int) -> None:
+        """Give the gates of a stale registration back, of which none is mentioned any more."""
+        self.leaving.pop(root, None)
         form = self.owner[root]
         if form is None:
-            self.leaving.pop(root, None)
             self.recycle(root)
             return
-        left = self.owner[root - form.last] - 1
-        self.owner[root - form.last] = left
-        if not left:
-            self.leaving.pop(root, None)
-            self.recycle(root, form.last)
+        first = root - form.last
+        self.root[first : root + 1] = form.nothing
+        self.owner[first] = self.owner[root] = None
+        if self.up:
+            for gate in range(first, root):
+                self.up.pop(gate, None)
+        rows = self.rows.get(form.last)
+        if rows is None:
+            self.rows[form.last] = [first]
+        else:
+            rows.append(first)
 
 
 def _mentions(form: Form, first: int, leaves: tuple[Any, ...]) -> Iterator[tuple[int, Any]]:
     """Yield the gates of a row with each of their atoms."""
-    for index, _ in form.lower:
+    for index, _, _ in form.lower:
         for leaf in form.own(index, leaves):
             yield first + index, leaf

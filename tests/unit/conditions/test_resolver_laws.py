@@ -88,7 +88,7 @@ def check_nothing_left(resolver: Resolver) -> None:
     assert not resolver._entries.about
     assert not resolver._entries.others
     assert resolver.next_deadline() is None
-    rows = [range(first, first + count) for count, found in plain.rows.items() for first in found]
+    rows = [range(first, first + last + 1) for last, found in plain.rows.items() for first in found]
     assert sorted([*plain.free, *itertools.chain(*rows)]) == list(range(len(plain.need)))
     assert not plain.up
     assert resolver.world() == []

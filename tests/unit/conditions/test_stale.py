@@ -81,7 +81,7 @@ def test_how_many_may_stay_follows_how_many_wait(resolver: Resolver) -> None:
         resolver.hear(f"one{number}", Completed())
 
     assert most > 500
-    assert len(plain.leaving) <= 10
+    assert len(plain.leaving) < 100
 
 
 @pytest.mark.parametrize("few", [0, FEW])
