@@ -33,6 +33,7 @@ from trun.deferred import Piece
 from trun.delegating import delegate
 from trun.errors import BadOption, NeverCondition, UnknownName, UsageError
 from trun.executors.context import current_job
+from trun.front import doors
 from trun.groups import Group
 from trun.handles import Job
 from trun.joboptions import OPTIONS, PLAIN, UNSET, Options, make_options
@@ -279,7 +280,7 @@ def _context(service: Service) -> str:
     where = (cwd, tuple(sys.path))
     known = _contexts.get(where)
     if known is None:
-        known = _contexts[where] = pickles.dump_context(cwd, [path or cwd for path in sys.path])
+        known = _contexts[where] = pickles.dump_context(cwd, [path or cwd for path in sys.path if path or cwd])
     service.define(*known)
     return known[0]
 
@@ -486,7 +487,7 @@ def _handle(service: Service, facts: dict[str, Any]) -> Job:
     return handle
 
 
-services.doors["submit"] = submit
-services.doors["job"] = find_job
-services.doors["jobs"] = find_jobs
-services.doors["perform"] = perform
+doors["submit"] = submit
+doors["job"] = find_job
+doors["jobs"] = find_jobs
+doors["perform"] = perform

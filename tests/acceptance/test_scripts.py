@@ -131,6 +131,20 @@ with trun.local(state=HERE / "state", workers=1) as service:
         service.close()
 
 
+def test_a_script_without_standard_streams_has_its_service(stage: Stage) -> None:
+    script = stage.run("os.closerange(0, 3)\nnote('answer', trun.submit(add, 1, 2).result(60))")
+
+    assert script.process.returncode == 0
+    assert stage.await_file("answer") == "3"
+
+
+def test_a_script_whose_folder_has_gone_can_submit(stage: Stage) -> None:
+    text = "sys.path.insert(0, '')\nos.mkdir('gone')\nos.chdir('gone')\nos.rmdir(os.getcwd())\n"
+    script = stage.run(text + "print(trun.submit(add, 1, 2).result(60))")
+
+    assert (script.out, script.err) == ("3\n", "")
+
+
 def test_importing_trun_costs_nothing_that_is_not_needed(stage: Stage) -> None:
     script = stage.run(
         "import sys, trun\nheavy = 'tornado psutil asyncio IPython numpy zmq msgspec sqlite3 multiprocessing'\n"

@@ -19,7 +19,10 @@ def own_folders(path: Sequence[str]) -> list[str]:
 
 @functools.lru_cache(maxsize=4096)
 def _is_installed(folder: str) -> bool:
-    real = os.path.realpath(folder)
+    try:
+        real = os.path.realpath(folder)
+    except FileNotFoundError:  # a relative entry, and this process's folder has gone
+        return False
     roots = {os.path.realpath(root) for root in (sys.prefix, sys.base_prefix, sys.exec_prefix)}
     inside = tuple(os.path.join(root, lib) + os.sep for root in roots for lib in ("lib", "lib64"))
     return real in roots or real.startswith(inside)

@@ -47,7 +47,7 @@ class Launcher:
         self._functions: dict[str, bytes] = {}
         self._contexts: dict[str, tuple[str, list[str]]] = {}
         self._peak = Peak()
-        self._own = os.getcwd(), list(sys.path)
+        self._own = _own_folder(), list(sys.path)
         #: Whether the payload itself is running: the only time at which it may be interrupted.
         self.inside = False
         #: The running attempt's job, and whether somebody has interrupted it.
@@ -132,6 +132,13 @@ class Launcher:
         if envelope.memory is not None and isinstance(error, MemoryError) and not isinstance(error, MemoryExceeded):
             kind, info = "memory", memory_error(envelope, self._peak.of(seconds), info)
         return Failed(kind=kind, error=info, seconds=seconds, peak_rss=self._peak.of(seconds))
+
+
+def _own_folder() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # whoever started the service stood in a folder that has gone
+        return os.sep
 
 
 def memory_error(envelope: Envelope, peak: int, info: ErrorInfo) -> ErrorInfo:
