@@ -92,7 +92,8 @@ def compose(options: argparse.Namespace) -> Driver:
     try:
         limits = folders.recorded_limits(folder, options.resources)
         meta = journal.meta()
-        key, epoch = meta["service_key"], int(meta["epoch"])
+        open_ = None if options.private else Opening(folder, options)
+        key, epoch = meta["service_key"] if open_ is None else open_.key, int(meta["epoch"])
         os.environ["TRUN_SERVICE"] = options.address
         kind = Processes if options.private else Lasting
         executor = kind(options.workers, folder=folder, service_key=key)
@@ -102,15 +103,13 @@ def compose(options: argparse.Namespace) -> Driver:
         raise
     # The first worker starts while we import the rest: a script sees its first result that much earlier.
     from trun.adapters.clock import SteadyClock
-    from trun.adapters.wire import Endpoints, RouterEndpoint
+    from trun.adapters.wire import RouterEndpoint
     from trun.core.machine import Machine
     from trun.engine.driver import Driver
     from trun.engine.loop import Engine
     from trun.engine.views import VIEWS
 
     try:
-        open_ = None if options.private else Opening(folder, options)
-        key = open_.key if open_ is not None else key
         machine = Machine(resources=limits, service_key=key, epoch=epoch)
         own = RouterEndpoint(options.address)
         endpoint = own if open_ is None else open_.endpoint(own)
@@ -118,7 +117,35 @@ def compose(options: argparse.Namespace) -> Driver:
         executor.close()
         journal.close()
         raise
-    welcome = Welcome(
+    engine = Engine(
+        machine=machine,
+        journal=journal,
+        executor=executor,
+        endpoint=endpoint,
+        clock=SteadyClock(),
+        welcome=_welcome(options, key, epoch, limits, open_, endpoint.addresses),
+        views=dict(VIEWS),
+        gate=open_.gate(machine) if open_ is not None else None,
+    )
+    folders.register_service(key, folder)
+    if open_ is not None:
+        engine.views.update(open_.verbs(engine))
+        engine.mail = open_.mail()
+    engine.recover()
+    _write_facts(options, engine.welcome)
+    return Driver(engine, owner_pid=options.owner or None, outlive=options.detach)
+
+
+def _welcome(
+    options: argparse.Namespace,
+    key: str,
+    epoch: int,
+    limits: dict[str, float],
+    open_: Opening | None,
+    addresses: tuple[str, ...],
+) -> Welcome:
+    """Return what clients are told first."""
+    return Welcome(
         service_key=key,
         name=options.name,
         epoch=epoch,
@@ -127,26 +154,14 @@ def compose(options: argparse.Namespace) -> Driver:
         pid=os.getpid(),
         workers=options.workers,
         resources=limits,
-        folder=str(folder),
+        folder=str(options.folder),
         key=open_.keys.curve.public if open_ is not None else "",
-        addresses=endpoint.addresses if isinstance(endpoint, Endpoints) else (),
+        addresses=addresses,
     )
-    engine = Engine(
-        machine=machine,
-        journal=journal,
-        executor=executor,
-        endpoint=endpoint,
-        clock=SteadyClock(),
-        welcome=welcome,
-        views=dict(VIEWS),
-        gate=open_.gate(machine) if open_ is not None else None,
-    )
-    if open_ is not None:
-        engine.views.update(open_.verbs(engine))
-    folders.register_service(key, folder)
-    if open_ is not None:
-        engine.mail = open_.mail()
-    engine.recover()
+
+
+def _write_facts(options: argparse.Namespace, welcome: Welcome) -> None:
+    """Say in the state folder who answers for it, and where."""
     facts = {
         "pid": os.getpid(),
         "address": options.address,
@@ -155,8 +170,7 @@ def compose(options: argparse.Namespace) -> Driver:
         "key": welcome.key,
         "listen": list(welcome.addresses[1:]),
     }
-    (folder / "node.json").write_text(json.dumps(facts))
-    return Driver(engine, owner_pid=options.owner or None, outlive=options.detach)
+    (Path(options.folder) / "node.json").write_text(json.dumps(facts))
 
 
 class Opening:

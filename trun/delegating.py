@@ -16,9 +16,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from trun.errors import TrunError
+from trun.front import doors
 from trun.messages import Bounce, Origin
+from trun.outcomes import known_jobs
 from trun.relaying import relay
-from trun.service import Service, doors
+from trun.service import Service
 
 if TYPE_CHECKING:
     from trun.adapters import agency
@@ -119,8 +121,6 @@ _minted: dict[str, tuple[float, str]] = {}
 
 def bounced(target: Service, bounce: Bounce) -> None:
     """The service cannot hear these streams by itself: pass them on, if we can (in the link's thread)."""
-    from trun.outcomes import known_jobs
-
     for uid in bounce.streams:
         job = known_jobs.get(uid)
         origin = getattr(job, "service", None)

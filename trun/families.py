@@ -16,6 +16,7 @@ from trun.conditions import predicate, wire
 from trun.conditions.algebra import Or
 from trun.errors import BadOption, UsageError
 from trun.executors.context import current_job
+from trun.front import doors
 from trun.groups import Group
 from trun.handles import Job
 from trun.joboptions import make_options
@@ -203,5 +204,5 @@ class ServiceExecutor(concurrent.futures.Executor):
             concurrent.futures.wait(self._jobs)
 
 
-services.doors["map"] = map
-services.doors["executor"] = ServiceExecutor
+doors["map"] = map
+doors["executor"] = ServiceExecutor

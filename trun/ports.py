@@ -7,6 +7,7 @@ runs on every implementation. Everything here is called from the engine's one th
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -224,4 +225,83 @@ class Endpoint(Protocol):
 
     def close(self) -> None:
         """Close what was opened."""
+        ...
+
+
+class Grant(Protocol):
+    """What a checked token allows (see ``adapters.tokens``)."""
+
+    @property
+    def user(self) -> str:
+        """Public key of the user whose right it is."""
+        ...
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Revocation ids of its links."""
+        ...
+
+    @property
+    def expires(self) -> float:
+        """Seconds since the epoch, UTC."""
+        ...
+
+    @property
+    def resources(self) -> tuple[str, ...]:
+        """What it speaks of."""
+        ...
+
+    def allows(self, op: str, resource: str) -> bool:
+        """Return whether it opens this resource for this operation."""
+        ...
+
+
+class Powers(Protocol):
+    """What the node knows of people and tokens."""
+
+    def roles(self, key: str) -> frozenset[str]:
+        """Return the roles of a key at this moment."""
+        ...
+
+    def user(self, key: str) -> str:
+        """Return whose key this is; mostly its own."""
+        ...
+
+    def name(self, key: str) -> str:
+        """Return what to call the holder of a key."""
+        ...
+
+    def check(self, token: str, bearer: str, now: float) -> Grant:
+        """Return what a token allows its bearer; raise ``NotAuthorised`` where it allows nothing."""
+        ...
+
+    def is_revoked(self, ids: Iterable[str]) -> bool:
+        """Whether one of these links was revoked."""
+        ...
+
+    def mint(self, holder: str, *, next_key: str, ops: Iterable[str], res: Iterable[str], seconds: float) -> str:
+        """Return a fresh token of what a user may do."""
+        ...
+
+    def register(self, key: str, user: str, expires: float) -> float:
+        """Let another key stand for a user until then."""
+        ...
+
+    def revoke(self, one: str, reason: str = "") -> None:
+        """Let a link be worth nothing from now on."""
+        ...
+
+
+class Bulk(Protocol):
+    """The port for large data (``adapters.bulk``)."""
+
+    address: str
+    fingerprint: str
+
+    def ticket(self, content: Path, *, size: int | None = None, digest: str = "", holder: str = "") -> str:
+        """Return a ticket for reading a file."""
+        ...
+
+    def accept(self, target: Path, size: int, digest: str, *, holder: str = "") -> str:
+        """Return a ticket for leaving a file."""
         ...

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from trun import hauling
+import trun.hauling as hauling
 from trun.adapters import pickles
 from trun.adapters.blobs import BlobFolder
 from trun.errors import ProtocolError, TrunError

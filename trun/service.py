@@ -22,6 +22,7 @@ from typing import Any
 
 import trun.errors as errors
 from trun.errors import InvariantError, KeyConflict, RemoteError, ServiceUnavailable, UsageError
+from trun.front import Front, doors
 from trun.listening import Listener, Several, Wire
 from trun.messages import (
     Answer,
@@ -66,7 +67,7 @@ GRANT = 5_000
 REFUSALS = 3
 
 
-class Service:
+class Service(Front):
     """A service that accepts jobs. Made by ``trun.local`` and ``trun.remote_service``.
 
     Parameters
@@ -86,8 +87,7 @@ class Service:
         self.address = address
         self.session = session or uuid.uuid4().hex
         self.detach = detach
-        #: uid of the job that this client runs in, or empty.
-        self.parent = parent
+        self.parent = parent  # uid of the job that this client runs in, or empty
         #: Whether the node was started for this handle, and ends with it.
         self.owned = False
         self.welcome: Welcome | None = None
@@ -118,10 +118,9 @@ class Service:
         self.trusted = True
         #: Jobs submitted here that failed and whose outcome nobody has asked for.
         self.unheard: dict[str, Any] = {}
-        #: How many streams ended because the service had gone.
-        self.lost = 0
+        self.lost = 0  # how many streams ended because the service had gone
         #: Called when the connection breaks; returns an error if the service is gone for good.
-        self.on_down: Callable[[], ServiceUnavailable | None] = lambda: None
+        self.on_down: Callable[[], Exception | None] = lambda: None
         #: Called when somebody else than the holder of its key answers at its address; returns the error to end with.
         self.on_refused: Callable[[], Exception | None] = lambda: None
         #: Called by ``close`` after the goodbye.
@@ -140,7 +139,9 @@ class Service:
     def _greet(self) -> None:
         hello = Hello(session=self.session, pid=os.getpid(), detach=self.detach)
         shown = [Present(tokens=self.tokens)] if self.tokens else []
-        self._send([*shown, hello, Credit(entries=CREDIT)])
+        # What is defined goes first: jobs that waited for the connection need it, and it may have been lost.
+        defined = [Define(digest=d, data=data) for d, data in list(self._definitions.items())]
+        self._send([*shown, hello, Credit(entries=CREDIT), *defined])
 
     def _send(self, messages: Sequence[AnyRequest]) -> None:
         if self._gone is not None:
@@ -246,7 +247,7 @@ class Service:
         if not again:
             return
         # The connection is a new one: say again what may have been lost, then go on where each stream stopped.
-        messages: list[AnyRequest] = [Define(digest=d, data=data) for d, data in list(self._definitions.items())]
+        messages: list[AnyRequest] = []
         lost = list(self._unacknowledged.values())
         if lost:
             wanted = {spec.group for spec in lost}
@@ -271,14 +272,13 @@ class Service:
         if state == "refused":
             # Somebody answers there, and cannot read what we wrote to the holder of the key.
             self._refusals += 1
-            error: Exception | None = self.on_refused() if self._refusals >= REFUSALS else None
+            error = self.on_refused() if self._refusals >= REFUSALS else None
         else:
             error = self.on_down()
         if error is not None and not self.closed:
             self.give_up(error)
 
-    def _rejected(self, answer: Answer) -> None:
-        """The service says no to all that we might ask (in the wire's thread)."""
+    def _rejected(self, answer: Answer) -> None:  # to all that we might ask
         if answer.error is not None and answer.error.type.endswith("NotAuthorised"):
             self.give_up(remote_error(answer.error))
 
@@ -460,36 +460,6 @@ class Service:
         if self._wire is not None:
             self._wire.close(flush=self._gone is None)
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Submit a call to this service: ``trun.submit(..., service=self)``."""
-        return doors["submit"](fn, *args, service=self, **kwargs)
-
-    def job(self, job_id: str) -> Any:
-        """Return the job with this id (``fit#7``) or uid."""
-        return doors["job"](self, job_id)
-
-    def jobs(self, *, state: str | None = None, name: str | None = None, since: float | None = None) -> Any:
-        """Return the jobs of the service, filtered by state, name (``fit*``) and time of submission."""
-        return doors["jobs"](self, state=state, name=name, since=since)
-
-    def map(self, fn: Callable[..., Any], /, *iterables: Any, **options: Any) -> Any:
-        """Submit one job per tuple of items: ``trun.map(..., service=self)``."""
-        return doors["map"](fn, *iterables, service=self, **options)
-
-    def executor(self) -> Any:
-        """Return a ``concurrent.futures.Executor`` over this service."""
-        return doors["executor"](self)
-
-    def resources(self) -> dict[str, Any]:
-        """Return the counted resources: ``{name: {"limit": n, "used": n, "waiting": n}}``."""
-        found: dict[str, Any] = self.ask("resources")
-        return found
-
-    def versions(self) -> dict[str, str]:
-        """Return the versions of trun, Python and the installed distributions on the service."""
-        found: dict[str, str] = self.ask("versions")
-        return found
-
 
 def remote_error(info: ErrorInfo) -> Exception:
     """Return the error that a node described, as an exception of its own type where that is one of ours."""
@@ -504,8 +474,6 @@ def remote_error(info: ErrorInfo) -> Exception:
 
 # -- which service is meant -------------------------------------------------------------------------------------------
 
-#: What the doors above offer; they put themselves in.
-doors: dict[str, Callable[..., Any]] = {}
 _DOORS: dict[type, str] = {Perform: "perform", Bounce: "bounce"}
 
 _stack: contextvars.ContextVar[tuple[Service, ...]] = contextvars.ContextVar("trun_service", default=())

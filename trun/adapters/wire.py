@@ -206,6 +206,7 @@ class RouterEndpoint:
                 raise ServiceUnavailable(f"cannot listen at {address}: {error.strerror}.") from error
             raise
         self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self.addresses = (self.address,)
         self._inode = 0
         if self._path is not None:
             self._path.chmod(0o600)

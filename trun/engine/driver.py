@@ -117,11 +117,13 @@ class Driver:
 
     def _due(self) -> bool:
         now = self.engine.clock.now()
-        deadline = self.engine.machine.next_deadline()
+        deadline, gate = self.engine.machine.next_deadline(), self.engine.gate
         if self.engine.is_short_of_space and now - self._looked >= SPACE_S:
             self._looked = now
             return True
-        return (deadline is not None and deadline <= now) or self.engine.pending or self.engine.is_look_due(now)
+        if gate is not None and gate.is_due(now):
+            return True
+        return (deadline is not None and deadline <= now) or self.engine.pending
 
     def _wait(self) -> None:
         poll = select.poll()

@@ -14,8 +14,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -54,6 +54,7 @@ from trun.messages import (
     Tell,
     Unlisten,
 )
+from trun.ports import Grant, Powers
 
 _audit = logging.getLogger("trun.audit")
 
@@ -67,58 +68,6 @@ _QUIET = (Credit, Unlisten, Bye)
 GRANTS = 50_000
 #: Streams that are no job.
 _STREAMS = ("condition", "service")
-
-
-class Grant(Protocol):
-    """What a checked token allows (see ``adapters.tokens``)."""
-
-    @property
-    def user(self) -> str:
-        """Public key of the user whose right it is."""
-        ...
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """Revocation ids of its links."""
-        ...
-
-    @property
-    def expires(self) -> float:
-        """Seconds since the epoch, UTC."""
-        ...
-
-    @property
-    def resources(self) -> tuple[str, ...]:
-        """What it speaks of."""
-        ...
-
-    def allows(self, op: str, resource: str) -> bool:
-        """Return whether it opens this resource for this operation."""
-        ...
-
-
-class Powers(Protocol):
-    """What the node knows of people and tokens."""
-
-    def roles(self, key: str) -> frozenset[str]:
-        """Return the roles of a key at this moment."""
-        ...
-
-    def user(self, key: str) -> str:
-        """Return whose key this is; mostly its own."""
-        ...
-
-    def name(self, key: str) -> str:
-        """Return what to call the holder of a key."""
-        ...
-
-    def check(self, token: str, bearer: str, now: float) -> Grant:
-        """Return what a token allows its bearer; raise ``NotAuthorised`` where it allows nothing."""
-        ...
-
-    def is_revoked(self, ids: Iterable[str]) -> bool:
-        """Whether one of these links was revoked."""
-        ...
 
 
 Answers = list[tuple[bytes, AnyAnswer]]

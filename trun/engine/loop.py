@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
 
 import msgspec
 
@@ -23,6 +22,7 @@ from trun.engine.gate import Gate
 from trun.engine.payloads import Payloads
 from trun.engine.recovery import recover
 from trun.engine.sessions import Session, describe, left_moving
+from trun.engine.sides import Mail, View
 from trun.engine.streams import Subscriptions
 from trun.errors import StateFull, TrunError, UnknownName
 from trun.messages import (
@@ -42,9 +42,7 @@ from trun.messages import (
     Drain,
     Ended,
     Entry,
-    Gap,
     Hello,
-    JobSpec,
     Listen,
     Message,
     OwnerLeft,
@@ -71,46 +69,6 @@ _log = logging.getLogger(__name__)
 
 #: Events at which the unfinished jobs of a session are counted.
 _COUNTED = frozenset({*FINAL, Submitted, Retried})
-
-
-class View(Protocol):
-    """Answers a reading verb from the engine's state."""
-
-    def __call__(self, engine: Engine, arguments: dict[str, Any]) -> Any:
-        """Return plain data."""
-        ...
-
-
-class Mail(Protocol):
-    """Hears other services (``trun.correspondence``)."""
-
-    def want(self, spec: JobSpec) -> None:
-        """Listen to the streams that a job waits for."""
-        ...
-
-    def release(self, spec: JobSpec) -> None:
-        """A job has ended."""
-        ...
-
-    def renew(self, spec: JobSpec, token: str) -> bool:
-        """Show a new token for what a job waits for; False where it waits for nothing of it any more."""
-        ...
-
-    def take(self) -> Sequence[Relay | Unheard]:
-        """Return what has come."""
-        ...
-
-    def fd(self) -> int:
-        """Return the descriptor that tells of it."""
-        ...
-
-    def next_look(self) -> float | None:
-        """Return the seconds until ``take`` should be called again."""
-        ...
-
-    def close(self) -> None:
-        """End all."""
-        ...
 
 
 class Engine:
@@ -205,10 +163,6 @@ class Engine:
         return self.full is None and bool(
             self.streams.pending or self._after or self._published or self._dirty or self._answers
         )
-
-    def is_look_due(self, now: float) -> bool:
-        """Whether it is time to see what has expired (``step`` does)."""
-        return self.gate is not None and self.gate.is_due(now)
 
     @property
     def is_short_of_space(self) -> bool:
@@ -542,4 +496,4 @@ _TAKE: dict[type, Callable[..., None]] = {
     Bye: Engine._bye,
 }
 
-__all__ = ["Engine", "Gap", "JobSpec", "Session", "StateFull", "View", "describe"]
+__all__ = ["Engine", "Session", "View", "describe"]

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from trun.adapters.blobs import BlobFolder
 from trun.adapters.transfer import UNCHECKED
 from trun.errors import BadOption, NotAuthorised, UnknownName
 from trun.messages import Blob
+from trun.ports import Bulk, Powers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -25,45 +26,6 @@ if TYPE_CHECKING:
 TOKEN_S = 12 * 3600.0
 #: Bytes of one part of an argument.
 LARGEST = 64 * 1024**3
-
-
-class Powers(Protocol):
-    """What mints and revokes (``adapters.powers``)."""
-
-    def roles(self, key: str) -> frozenset[str]:
-        """Return the roles of a key."""
-        ...
-
-    def name(self, key: str) -> str:
-        """Return what to call the holder of a key."""
-        ...
-
-    def mint(self, holder: str, *, next_key: str, ops: Iterable[str], res: Iterable[str], seconds: float) -> str:
-        """Return a fresh token."""
-        ...
-
-    def register(self, key: str, user: str, expires: float) -> float:
-        """Let another key stand for a user until then."""
-        ...
-
-    def revoke(self, one: str, reason: str = "") -> None:
-        """Let a link be worth nothing from now on."""
-        ...
-
-
-class Bulk(Protocol):
-    """The port for large data (``adapters.bulk``)."""
-
-    address: str
-    fingerprint: str
-
-    def ticket(self, content: Path, *, size: int | None = None, digest: str = "", holder: str = "") -> str:
-        """Return a ticket for reading a file."""
-        ...
-
-    def accept(self, target: Path, size: int, digest: str, *, holder: str = "") -> str:
-        """Return a ticket for leaving a file."""
-        ...
 
 
 def bulk_verbs(folder: Path, bulk: Callable[[], Bulk]) -> dict[str, View]:
