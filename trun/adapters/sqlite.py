@@ -28,9 +28,9 @@ import msgspec
 import trun.adapters.database as database
 from trun.adapters.database import FILE
 from trun.adapters.folders import FolderLock, holder
-from trun.adapters.logtail import PROOF, lost_commits
+from trun.adapters.logtail import PROOF, log_of, lost_commits
 from trun.adapters.schema import PRAGMAS, SCHEMA, insert_rows, is_live
-from trun.adapters.space import Ballast, is_out_of_space, make_state_folder, sync
+from trun.adapters.space import Ballast, LogRoom, is_out_of_space, make_state_folder, sync
 from trun.core.codec import decode_event, decode_spec, encode
 from trun.errors import InvariantError, StateDamaged, StateError, StateFull, StateVersion, TrunError
 from trun.messages import Entry
@@ -257,6 +257,7 @@ class SqliteJournal(ReadOnlyJournal):
             raise
         super().__init__(connection, place / FILE)
         self._ballast = Ballast(place)
+        self._log_room = LogRoom(log_of(place / FILE))
         self._closed = False
         try:
             self._meta = self._begin_epoch()
@@ -321,6 +322,7 @@ class SqliteJournal(ReadOnlyJournal):
             connection.execute("BEGIN IMMEDIATE")
             self._insert(batch, named)
             connection.execute("COMMIT")
+            self._log_room.extend()
         except BaseException as error:
             with contextlib.suppress(database.Error):
                 if connection.in_transaction:
