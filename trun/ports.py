@@ -7,7 +7,6 @@ runs on every implementation. Everything here is called from the engine's one th
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -289,19 +288,4 @@ class Powers(Protocol):
 
     def revoke(self, one: str, reason: str = "") -> None:
         """Let a link be worth nothing from now on."""
-        ...
-
-
-class Bulk(Protocol):
-    """The port for large data (``adapters.bulk``)."""
-
-    address: str
-    fingerprint: str
-
-    def ticket(self, content: Path, *, size: int | None = None, digest: str = "", holder: str = "") -> str:
-        """Return a ticket for reading a file."""
-        ...
-
-    def accept(self, target: Path, size: int, digest: str, *, holder: str = "") -> str:
-        """Return a ticket for leaving a file."""
         ...

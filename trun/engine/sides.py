@@ -6,18 +6,16 @@ Who may come in: the engine, and whoever composes one. Rule: no code here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 from trun.messages import JobSpec, Relay, Unheard
-
-if TYPE_CHECKING:
-    from trun.engine.loop import Engine
 
 
 class View(Protocol):
     """Answers a reading verb from the engine's state."""
 
-    def __call__(self, engine: Engine, arguments: dict[str, Any]) -> Any:
+    def __call__(self, engine: Any, arguments: dict[str, Any]) -> Any:
         """Return plain data."""
         ...
 
@@ -51,4 +49,19 @@ class Mail(Protocol):
 
     def close(self) -> None:
         """End all."""
+        ...
+
+
+class Bulk(Protocol):
+    """The port for large data (``adapters.bulk``)."""
+
+    address: str
+    fingerprint: str
+
+    def ticket(self, content: Path, *, size: int | None = None, digest: str = "", holder: str = "") -> str:
+        """Return a ticket for reading a file."""
+        ...
+
+    def accept(self, target: Path, size: int, digest: str, *, holder: str = "") -> str:
+        """Return a ticket for leaving a file."""
         ...

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from trun.adapters.blobs import BlobFolder
 from trun.adapters.transfer import UNCHECKED
+from trun.engine.sides import Bulk
 from trun.errors import BadOption, NotAuthorised, UnknownName
 from trun.messages import Blob
-from trun.ports import Bulk, Powers
+from trun.ports import Powers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
