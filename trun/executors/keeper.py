@@ -98,6 +98,7 @@ class Keeper(Zygote):
         linger: float,
     ) -> None:
         super().__init__(executor, 0, name, place)
+        self._mine.remove(executor.fileno())  # there will be others
         self._listener = listener
         self._folder = Path(place.folder)
         self._spill = self._folder / "spill"
@@ -182,7 +183,7 @@ class Keeper(Zygote):
 
     def _not_for_workers(self) -> list[int]:
         fds = [*self._mine, self._listener.fileno()]
-        if self._executor is not None and self._executor.fileno() not in fds:
+        if self._executor is not None:
             fds.append(self._executor.fileno())
         for charge in self._charges.values():
             fds.extend(charge.fds)

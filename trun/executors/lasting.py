@@ -33,7 +33,7 @@ from trun.ports import Order
 _log = logging.getLogger(__name__)
 
 #: Seconds that a keeper stays when nothing runs and no service comes.
-LINGER_S = 600.0
+LINGER_S = 60.0
 
 
 class Lasting(Processes):
@@ -107,8 +107,8 @@ class Lasting(Processes):
         return [] if self._crew.is_unsettled else super().fds()
 
     def close(self, *, detach: bool = False) -> None:
-        """End all workers and what they started; ``detach`` leaves them to their keeper."""
-        if detach and not self._closed:
+        """End all workers and what they started; ``detach`` leaves them to their keeper if one of them runs something."""
+        if detach and not self._closed and any(hand.queue or hand.held for hand in self._crew.hands.values()):
             self._closed = True
             self._crew.leave()
         else:
