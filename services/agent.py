@@ -225,11 +225,13 @@ def find(where: Where) -> Where:
         return Where(found.name, found.address, found.key)
     if where.key:
         from_z85(where.key)
-    elif not where.address.startswith("ipc://"):
+    pinned = next((each for each in known.known_services() if each.address == where.address and each.key), None)
+    if pinned is not None:
+        if where.key and pinned.key != where.key:
+            raise known.key_changed(pinned, where.key)
+        return Where(where.name, where.address, pinned.key)
+    if not where.key and not where.address.startswith("ipc://"):
         raise BadOption(f"the key of the service at {where.address} is needed.")
-    pinned = next((each for each in known.known_services() if each.address == where.address), None)
-    if pinned is not None and pinned.key and pinned.key != where.key:
-        raise known.key_changed(pinned, where.key)
     return where
 
 

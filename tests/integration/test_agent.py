@@ -310,7 +310,7 @@ def test_the_token_of_a_waiting_job_is_renewed_until_the_job_needs_it_no_more(
     job = there.submit(int, 7, when=before.iscompleted)
     assert job.id
     wanted = Attenuate(
-        Where("facility"), cluster.key, ("read",), (f"job:{before.uid}",), time.time() + 4,
+        Where("facility"), cluster.key, ("read",), (f"job:{before.uid}",), time.time() + 10,
         Renewal(Where("cluster"), job.uid),
     )  # fmt: skip
     first = agent.ask(wanted)["expires"]

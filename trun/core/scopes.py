@@ -120,7 +120,7 @@ def allows(granted: Iterable[str], wanted: str) -> bool:
 
 def narrows(granted: Collection[str], wanted: Iterable[str]) -> bool:
     """Whether every resource of ``wanted`` is covered by one of ``granted``."""
-    return all(allows(granted, one) for one in wanted)
+    return all(one in granted or allows(granted, one) for one in wanted)
 
 
 def operations(names: Iterable[str]) -> tuple[str, ...]:
