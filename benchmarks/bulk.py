@@ -2,7 +2,8 @@
 
 ``python benchmarks/bulk.py [--quick]`` prints a table. Server and client are two processes on this machine; figures are
 the best and the median of the repetitions, all variants one after the other in each repetition, so that a busy moment
-meets all of them.
+meets all of them. The last two columns are megabytes per second of processor time at either end: what a core can do,
+also where other work keeps it from doing so.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import zmq
 
 from trun.adapters import transfer
@@ -130,19 +132,26 @@ def main() -> None:
             told = json.loads(server.stdout.readline())
             all_of_them = variants(told, folder, size)
             taken: dict[str, list[float]] = {variant: [] for variant in all_of_them}
+            spent: dict[str, list[float]] = {variant: [0.0, 0.0] for variant in all_of_them}
+            ends = psutil.Process(), psutil.Process(server.pid)
             for _ in range(times):
                 for variant, (_, move) in all_of_them.items():
+                    before = [sum(end.cpu_times()[:2]) for end in ends]
                     begin = time.perf_counter()
                     move()
                     taken[variant].append(time.perf_counter() - begin)
+                    for i, end in enumerate(ends):
+                        spent[variant][i] += sum(end.cpu_times()[:2]) - before[i]
             server.communicate("\n")
     load = os.getloadavg()[0]
     print(f"{size // MB} MB, {times} repetitions, {os.cpu_count()} cores, load {load:.1f}\n")
-    print("| variant | best MB/s | median MB/s | best ms | median ms |\n|---|---|---|---|---|")
+    print("| variant | best MB/s | median MB/s | best ms | median ms | MB per CPU s, client | server |")
+    print("|---|---|---|---|---|---|---|")
     for variant, (moved, _) in all_of_them.items():
         best, median = min(taken[variant]), statistics.median(taken[variant])
         rates = f"{moved / best / MB:.0f} | {moved / median / MB:.0f}"
-        print(f"| {variant} | {rates} | {best * 1000:.0f} | {median * 1000:.0f} |")
+        cpu = " | ".join(f"{moved * times / seconds / MB:.0f}" if seconds else "-" for seconds in spent[variant])
+        print(f"| {variant} | {rates} | {best * 1000:.0f} | {median * 1000:.0f} | {cpu} |")
 
 
 if __name__ == "__main__":
