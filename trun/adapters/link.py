@@ -200,6 +200,7 @@ class Connection:
             if self._in_a_row >= BURST and deadline is None:
                 time.sleep(NAP_S)
                 self._in_a_row = len(self._queue)
+                line.wait(self._wake.fd, 0.0)  # type: ignore[union-attr]
                 return True
             self._asleep = True
             if (self._up and not self._is_sent()) or self._deadline is not deadline:

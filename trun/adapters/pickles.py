@@ -451,7 +451,7 @@ def blob_writer(folder: str | os.PathLike[str]) -> Big:
 
 def blob_opener(folder: str | os.PathLike[str]) -> OpenBlob:
     """Return the opener of big buffers of a service whose state folder is ``folder``."""
-    return BlobFolder(Path(folder) / "blobs").open
+    return lambda blob: BlobFolder(Path(folder) / "blobs").open(blob)
 
 
 def digest_of(*parts: Any) -> str:
