@@ -30,7 +30,7 @@ class Payloads:
 
     def define(self, digest: str, data: bytes, batch: Batch) -> None:
         """Take bytes that many jobs share; they are written with the batch."""
-        if digest not in self._definitions:
+        if not self._definitions.get(digest):
             self._definitions[digest] = data
             batch.definitions.append((digest, data))
 
