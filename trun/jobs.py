@@ -310,9 +310,13 @@ def condition_bytes(options: Options, inputs: tuple[str, ...]) -> bytes:
     if condition is not None and inputs:
         check.refuse_alternatives(condition, inputs)
     if inputs:
-        needed: list[Condition] = [_completed(uid) for uid in inputs]
-        if condition is not None:
-            needed.insert(0, condition)
+        needed: list[Condition]
+        if condition is None:
+            needed = [_completed(uid) for uid in inputs]
+        else:
+            sides = condition.of if type(condition) is And else (condition,)
+            said = {side.subject for side in sides if type(side) is IsCompleted}
+            needed = [condition, *(_completed(uid) for uid in inputs if uid not in said)]
         condition = And(*needed) if len(needed) > 1 else needed[0]
     if condition is None:
         return b""

@@ -487,6 +487,16 @@ def test_job_functions_submit_when_called() -> None:
     assert trun.submit(twice, 5).name == "double"
 
 
+def test_what_the_condition_says_of_an_argument_is_not_said_twice() -> None:
+    a, b, c = (trun.submit(add, 1, i, name=f"side{i}") for i in range(3))
+    wanted = trun.submit(sum, [a, b], when=a.iscompleted & b.iscompleted & c.isended)
+    alone = trun.submit(add, a, 1, when=a.iscompleted)
+
+    assert (wanted.result(WAIT_S), alone.result(WAIT_S)) == (3, 2)
+    assert str(wanted.why()).splitlines()[0] == "✓ all of 3"
+    assert str(alone.why()).startswith("✓ side0#")
+
+
 def test_a_long_log_is_given_in_full() -> None:
     def chatter() -> None:
         for _ in range(25):
