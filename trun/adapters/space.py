@@ -141,6 +141,8 @@ class LogRoom:
 
     #: Bytes that are added at once, and beyond which nothing is: by then the log begins anew.
     STEP, MOST = 1 << 20, 20 << 20
+    #: A commit that goes so far beyond the room is no small one, whose time would be that of the file's size.
+    LARGE = 1 << 17
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -150,7 +152,11 @@ class LogRoom:
         """Add room if the last commit went beyond it; the next commit synchronises it."""
         try:
             size = os.stat(self._path).st_size
-            if size <= self._size or size >= self.MOST:
+            beyond = size - self._size
+            if beyond <= 0 or size >= self.MOST:
+                return
+            if self._size and beyond > self.LARGE:
+                self._size = size
                 return
             with open(self._path, "r+b") as file:
                 file.seek(size)

@@ -17,6 +17,7 @@ from trun.executors import zygote
 from trun.executors.hand import Hand
 from trun.executors.nursery import Nursery
 from trun.executors.protocol import Report
+from trun.messages import Ended
 
 _log = logging.getLogger(__name__)
 
@@ -92,6 +93,8 @@ class Crew:
             if report is None:
                 break
             yield report
+            if type(report) is Ended and not hand.queue:
+                break  # nothing more can come of it, and hearing that would cost as much as the report
         if hand.unsent or hand.untold:
             hand.flush()
 

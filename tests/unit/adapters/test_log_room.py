@@ -63,3 +63,19 @@ def test_a_log_is_extended_when_its_room_is_used_up_and_never_beyond_the_most(tm
         file.truncate(LogRoom.MOST)
     room.extend()
     assert log.stat().st_size == LogRoom.MOST
+
+
+def test_after_a_large_commit_no_room_is_made_before_a_small_one_follows(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"x")
+    room = LogRoom(log)
+    room.extend()
+    large = log.stat().st_size + 2 * LogRoom.LARGE
+    with log.open("ab") as file:
+        file.truncate(large)
+    room.extend()
+    assert log.stat().st_size == large
+    with log.open("ab") as file:
+        file.write(b"x")
+    room.extend()
+    assert log.stat().st_size == large + 1 + LogRoom.STEP
