@@ -229,7 +229,7 @@ def find(where: Where) -> Where:
     if pinned is not None:
         if where.key and pinned.key != where.key:
             raise known.key_changed(pinned, where.key)
-        return Where(where.name, where.address, pinned.key)
+        return Where(pinned.name, pinned.address, pinned.key)
     if not where.key and not where.address.startswith("ipc://"):
         raise BadOption(f"the key of the service at {where.address} is needed.")
     return where

@@ -140,6 +140,25 @@ def test_an_agent_of_somebody_else_is_told_nothing(trun_folders: Path, monkeypat
                 assert connection.recv(100) == b""
 
 
+def test_it_brings_nothing_that_could_run_what_a_request_holds() -> None:
+    code = "import sys, trun.daemons.agent; print([n for n in ('cloudpickle', 'trun.jobs') if n in sys.modules])"
+
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+
+    assert loaded == "[]\n"
+
+
+def test_without_an_agent_the_key_file_is_read(trun_folders: Path) -> None:
+    assert agency.running() is None
+    assert agency.keys_for(Where("facility")).public == keys.user_keys().public
+
+
+def test_a_key_that_the_agent_cannot_use_is_read_from_its_file(agent: agency.Agent) -> None:
+    agent.ask(Lock())
+
+    assert agency.keys_for(Where("facility")).public == keys.user_keys().public
+
+
 # -- what it makes of garbage
 
 
