@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from trun.adapters.bulk import BulkServer
 
 _O_PATH = getattr(os, "O_PATH", 0)
-_FOLDER = _O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY = getattr(os, "O_DIRECTORY", 0)  # clients elsewhere than on Linux only import this room
+_FOLDER = _O_PATH | _DIRECTORY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _OPENAT2 = 437
 #: RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_MAGICLINKS of ``linux/openat2.h``.
 _CONFINED = 0x08 | 0x04 | 0x02
@@ -64,7 +65,7 @@ def resolve(root: str | os.PathLike[str], relative: str, *, hidden: bool = False
     if is_part(parts[-1]) or (not hidden and any(part.startswith(".") for part in parts)):
         raise _missing(relative)
     try:
-        top = os.open(root, _O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        top = os.open(root, _O_PATH | _DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise _missing(relative) from error
     try:

@@ -11,7 +11,6 @@ Rule: no path of this room ever shows under the target's name what was not check
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
@@ -21,6 +20,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trun.errors import DigestMismatch, TransferRefused, TrunError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where clients bring files too; nothing is locked there
+    fcntl = None  # type: ignore[assignment]
 
 PIECE = 1 << 18
 #: A part that has not grown for so long (seconds) is given up.
@@ -115,8 +119,13 @@ class Part:
     def finish(self) -> None:
         """Give the file its name; durable when this returns."""
         os.fsync(self._fd)
+        if fcntl is None:  # an open file cannot be renamed there
+            os.close(self._fd)
+            self._fd = -1
         self.path.replace(self.target)
         self.done = True
+        if not hasattr(os, "O_DIRECTORY"):
+            return
         folder = os.open(self.target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(folder)
@@ -126,17 +135,20 @@ class Part:
     def _hashed(self) -> hashlib.blake2b:
         if self._digest is None:
             self._digest = new_digest()
-            position = 0
-            while position < self.size and (piece := os.pread(self._fd, PIECE, position)):
+            os.lseek(self._fd, 0, os.SEEK_SET)  # what is written goes to the end all the same
+            while piece := os.read(self._fd, PIECE):
                 self._digest.update(piece)
-                position += len(piece)
         return self._digest
 
     def close(self) -> None:
         """Let go; what cannot be found again, or is empty, is removed."""
-        if not self.done and (not self.lasting or not self.size):
+        gone = not self.done and (not self.lasting or not self.size)
+        if gone and fcntl is not None:  # as long as nobody else can have it
             self.path.unlink(missing_ok=True)
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
+        if gone and fcntl is None:
+            self.path.unlink(missing_ok=True)
 
     def drop(self) -> None:
         """Remove it at the end, whatever it is."""
@@ -175,9 +187,13 @@ def receiving(target: Path, key: str = "", *, checked: bool = True) -> Iterator[
 
 
 def _open_locked(path: Path) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+    for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"):  # as far as the system has them
+        flags |= getattr(os, name, 0)
     while True:
         fd = os.open(path, flags, 0o600)
+        if fcntl is None:
+            return fd
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with contextlib.suppress(FileNotFoundError):

@@ -9,7 +9,8 @@ and ``NO REASON`` in place of any answer. Ticket and fingerprint of the certific
 channel: the fingerprint says that the server is the one that was meant, the ticket says that we may. No name in the
 certificate and no authority counts. DIGEST is hexadecimal BLAKE2b-256; ``-`` says that nobody asked for one.
 
-Why not through the control channel: CURVE moves 50 to 100 MB/s and holds up what comes after; this moves 500 MB/s.
+Why not through the control channel: everything behind the bytes would wait for them, and nothing there can go on
+after a break.
 Who may come in: workers, clients, ``fetching``. Rule: what the other side says about sizes is checked before it counts.
 """
 
