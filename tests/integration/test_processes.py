@@ -211,6 +211,7 @@ def close_everything() -> None:
     sys.stdout = None  # type: ignore[assignment]
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.path.clear()
+    os.umask(0o777)
 
 
 def test_a_payload_cannot_spoil_the_worker_for_the_next(make: Callable[..., Rig]) -> None:
@@ -219,6 +220,7 @@ def test_a_payload_cannot_spoil_the_worker_for_the_next(make: Callable[..., Rig]
 
     def loud() -> None:
         print("heard")
+        assert os.umask(0o77) != 0o777
         import colorsys  # noqa: F401
 
     uid = rig.submit(loud)

@@ -48,6 +48,8 @@ class Launcher:
         self._contexts: dict[str, tuple[str, list[str]]] = {}
         self._peak = Peak()
         self._own = _own_folder(), list(sys.path)
+        self._umask = os.umask(0o77)
+        os.umask(self._umask)
         #: Whether the payload itself is running: the only time at which it may be interrupted.
         self.inside = False
         #: The running attempt's job, and whether somebody has interrupted it.
@@ -113,11 +115,12 @@ class Launcher:
         return value
 
     def _stand(self, envelope: Envelope) -> None:
-        """Go where the client stands, as far as that place exists here."""
+        """Go where the client stands, as far as that place exists here, whatever the last payload did."""
         if envelope.context_data is not None:
             folder, path = pickles.load_context(envelope.context_data)
             self._contexts[envelope.context] = folder or self._own[0], places.join(path, self._own[1])
         folder, wanted = self._contexts.get(envelope.context, self._own)
+        os.umask(self._umask)
         try:
             os.chdir(folder)
         except OSError:
