@@ -247,30 +247,32 @@ def plot(reports: dict[str, dict[str, Any]], folder: Path) -> str:
 
 # ---------------------------------------------------------------------------------------------------- the workflow
 
-sns, compufans = trun.local(workers=1, name="sns"), trun.local(workers=2, name="compufans")
+if __name__ == "__main__":  # two_sites.py uses the functions above
+    sns, compufans = trun.local(workers=1, name="sns"), trun.local(workers=2, name="compufans")
 
-with sns:
-    reduction = trun.submit(reduce_run, "PLP0000708.dat", "PLP0000709.dat")
+    with sns:
+        reduction = trun.submit(reduce_run, "PLP0000708.dat", "PLP0000709.dat")
 
-with compufans:
-    fetch = trun.fetch_url(reduction.url, when=reduction.iscompleted)
-    model = trun.submit(prefit_simulation, thickest=32)
-    assembly = trun.submit(define_fit, model, data=fetch.filename)
-    fit = trun.submit(refine, assembly, when=model.iscompleted & fetch.iscompleted)
+    with compufans:
+        fetch = trun.fetch_url(reduction.url, when=reduction.iscompleted)
+        model = trun.submit(prefit_simulation, thickest=32)
+        assembly = trun.submit(define_fit, model, data=fetch.filename)
+        fit = trun.submit(refine, assembly, when=model.iscompleted & fetch.iscompleted)
 
-    trials = [trun.submit(fit_film, [file], [130, 170, 210, 250], [0.5, 1.5], name=f"try-{file}") for file in WATERS]
-    two_are_good = trun.at_least(2, *[trial.improved("chisq < 3") for trial in trials])
-    together = trun.submit(fit_film, list(WATERS), [190, 210, 230], [0.3, 0.6], when=two_are_good, name="together")
+        starts = [130, 170, 210, 250], [0.5, 1.5]
+        trials = [trun.submit(fit_film, [file], *starts, name=f"try-{file}") for file in WATERS]
+        two_are_good = trun.at_least(2, *[trial.improved("chisq < 3") for trial in trials])
+        together = trun.submit(fit_film, list(WATERS), [190, 210, 230], [0.3, 0.6], when=two_are_good, name="together")
 
-jobs = [reduction, fetch, model, assembly, fit, *trials, together]
-for _ in trun.progress(as_completed(jobs), total=len(jobs)):
-    pass  # a bar, where there is a terminal; the results are wanted in order
+    jobs = [reduction, fetch, model, assembly, fit, *trials, together]
+    for _ in trun.progress(as_completed(jobs), total=len(jobs)):
+        pass  # a bar, where there is a terminal; the results are wanted in order
 
-print(table("wafer", fit.result()))
-for file, trial in zip(WATERS, trials, strict=True):
-    print(table(f"film under {WATERS[file][0]} alone", trial.result()))
-print(table("film under three waters", together.result()))
+    print(table("wafer", fit.result()))
+    for file, trial in zip(WATERS, trials, strict=True):
+        print(table(f"film under {WATERS[file][0]} alone", trial.result()))
+    print(table("film under three waters", together.result()))
 
-folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="trun-reflectometry-"))
-folder.mkdir(parents=True, exist_ok=True)
-print(plot({"wafer": fit.result(), "film under three waters": together.result()}, folder))
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="trun-reflectometry-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    print(plot({"wafer": fit.result(), "film under three waters": together.result()}, folder))

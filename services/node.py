@@ -186,6 +186,7 @@ class Opening:
         self._folder = folder
         self._options = options
         self._bulk: BulkServer | None = None
+        self._export = Path(options.export) if options.export else None
 
     def endpoint(self, own: RouterEndpoint) -> Endpoints:
         """Return the owner's socket and what was asked for beside it, as one."""
@@ -221,7 +222,7 @@ class Opening:
         """Return the verbs that only a service with people has."""
         from trun.engine.verbs import bulk_verbs, remote_verbs
 
-        return {**remote_verbs(engine, self.powers), **bulk_verbs(self._folder, self._port)}
+        return {**remote_verbs(engine, self.powers), **bulk_verbs(self._folder, self._port, self._export)}
 
     def _port(self) -> BulkServer:
         """Return the port for large data: at the host of the first address that others use."""

@@ -16,12 +16,15 @@ import logging
 import threading
 import time
 from collections import deque
+from concurrent.futures import Future
+from typing import Any
 
+import trun.hauling as hauling
 from trun.adapters.sockets import Wake
-from trun.errors import ProtocolError, TrunError
-from trun.messages import Blob, ErrorInfo, JobSpec, Origin, Present, Relay, Unheard
+from trun.errors import ProtocolError, ServiceUnavailable, TrunError
+from trun.messages import Answer, Answered, Blob, ErrorInfo, JobSpec, Origin, Present, Relay, Unheard
 from trun.relaying import Relayed
-from trun.service import Service
+from trun.service import Service, remote_error
 
 _log = logging.getLogger(__name__)
 
@@ -39,9 +42,9 @@ class Inbox:
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self.wake = Wake()
-        self._posts: deque[Relay] = deque()
+        self._posts: deque[Relay | Answered] = deque()
 
-    def post(self, request: Relay) -> None:
+    def post(self, request: Relay | Answered) -> None:
         """Take entries, in any thread."""
         self._posts.append(request)
         self.wake.set()
@@ -50,10 +53,10 @@ class Inbox:
         """Nothing is kept elsewhere: there is a folder."""
         raise ProtocolError("the engine has a folder.")
 
-    def take(self) -> list[Relay]:
+    def take(self) -> list[Relay | Answered]:
         """Return what has come."""
         self.wake.clear()
-        found = []
+        found: list[Relay | Answered] = []
         while self._posts:
             found.append(self._posts.popleft())
         return found
@@ -199,11 +202,59 @@ class Correspondence:
             service.give_up(error)
         return known
 
+    def ask(self, spec: JobSpec | None, service: str, token: str, verb: str, arguments: dict[str, Any]) -> Future[Any]:
+        """Ask another service for a job of ours, with the token that is given or that came with the job.
+
+        Raises
+        ------
+        ServiceUnavailable
+            Nobody has said where that service is.
+        """
+        origin = self._origin_of(spec, service)
+        if origin is None:
+            raise ServiceUnavailable(f"nobody has said where the service {service} is; `trun service add` there.")
+        known = self._all.get((origin.address, origin.key)) or self._open(origin)
+        if token or origin.token:
+            self._show(known.service, token or origin.token)
+        if (origin.address, origin.key) not in self._all:
+            self._all[origin.address, origin.key] = known
+        found: Future[Any] = Future()
+
+        def come(done: Future[Any]) -> None:
+            error = done.exception()
+            if error is not None:
+                found.set_exception(error)
+            elif done.result().error is not None:
+                found.set_exception(remote_error(done.result().error))
+            else:
+                data = done.result().data
+                if isinstance(data, dict) and "address" in data:
+                    data["address"] = hauling.reachable(known.service, str(data["address"]))
+                found.set_result(data)
+
+        known.service.begin_ask(verb, **arguments).add_done_callback(come)
+        return found
+
+    def _origin_of(self, spec: JobSpec | None, service: str) -> Origin | None:
+        for origin in spec.origins if spec is not None else ():
+            if origin.service_key == service:
+                return origin
+        from trun.adapters.known import known_services
+
+        for known in known_services():
+            if known.fingerprint == service:
+                return Origin(service, known.address, known.key)
+        return None
+
+    def answer(self, peer: bytes, answer: Answer) -> None:
+        """Bring an answer that came late to the engine, from any thread."""
+        self._inbox.post(Answered(peer=peer, answer=answer))
+
     # -- what the engine gets
 
-    def take(self) -> list[Relay | Unheard]:
+    def take(self) -> list[Relay | Unheard | Answered]:
         """Return what has come since the last call."""
-        found: list[Relay | Unheard] = list(self._inbox.take())
+        found: list[Relay | Unheard | Answered] = list(self._inbox.take())
         while self._refused:
             known, uid, reason = self._refused.popleft()
             found += self._bounce(known, (uid,), reason)
@@ -214,13 +265,13 @@ class Correspondence:
                 found += self._look(known, now)
         return found
 
-    def _look(self, known: Correspondent, now: float) -> list[Relay | Unheard]:
+    def _look(self, known: Correspondent, now: float) -> list[Relay | Unheard | Answered]:
         clock = time.time()
         error = ErrorInfo(type="trun.errors.NotAuthorised", message="credential expired")
         for heard in list(known.streams.values()):
             if heard.expires is not None and clock > heard.expires and not heard.is_over:
                 Relayed.refuse(heard, error)
-        found: list[Relay | Unheard] = list(self._inbox.take())
+        found: list[Relay | Unheard | Answered] = list(self._inbox.take())
         is_silent = known.service.welcome is None and now - known.began > BOUNCE_S
         if is_silent and not known.is_bounced:
             known.is_bounced = True

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import trun.service as services
 from trun.adapters.addresses import check_url, place, with_service
 from trun.adapters.fetching import File
 from trun.deferred import Deferred
 from trun.errors import BadOption, UnknownName
-from trun.executors.fetch import fetch, publish_file
+from trun.executors.context import current_job
+from trun.executors.fetch import ask_with, fetch, publish_file
 from trun.handles import Job
 from trun.joboptions import make_options
 from trun.jobs import submit_call
@@ -51,7 +53,20 @@ def fetch_url(url: Any, auth: Any = None, when: Any = None, service: Any = None)
         given["when"] = when
     if service is not None:
         given["service"] = service
-    return submit_call(fetch, (url, None if auth is None else str(auth)), {}, make_options(given))
+    return submit_call(fetch_here, (url, None if auth is None else str(auth)), {}, make_options(given))
+
+
+def fetch_here(url: Any, auth: str | None = None) -> File:
+    """Bring what an address names into the running job's folder: the payload of ``fetch_url``."""
+    ask_with(_ask_home)
+    return fetch(url, auth)
+
+
+def _ask_home(verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Ask the service that this payload runs on; it asks others for us."""
+    inside = current_job()
+    found: dict[str, Any] = services.default().ask(verb, job=inside.uid if inside is not None else "", **arguments)
+    return found
 
 
 def _by_key(url: str) -> str:

@@ -66,7 +66,12 @@ def bring_file(service: Service, uid: str, blob: Blob, target: Path) -> None:
 def _where(service: Service, verb: str, **arguments: Any) -> tuple[str, str, str]:
     """Ask for a ticket; return address, fingerprint and ticket. A port at every address is at the one that we use."""
     found = service.ask(verb, **arguments)
-    host, colon, port = str(found["address"]).removeprefix("tls://").rpartition(":")
+    return reachable(service, str(found["address"])), str(found["fingerprint"]), str(found["ticket"])
+
+
+def reachable(service: Service, address: str) -> str:
+    """Return the address of a bulk port; one that listens everywhere is where the service itself is."""
+    host, colon, port = address.removeprefix("tls://").rpartition(":")
     if host in ("0.0.0.0", "[::]", "::"):
         host = service.address.partition("://")[2].rpartition(":")[0]
-    return f"tls://{host}{colon}{port}", str(found["fingerprint"]), str(found["ticket"])
+    return f"tls://{host}{colon}{port}"

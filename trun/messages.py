@@ -576,6 +576,13 @@ class Unheard(Message, frozen=True):
     reason: str = ""
 
 
+class Answered(Message, frozen=True):
+    """The answer to a question that could not be answered at once."""
+
+    peer: bytes
+    answer: Answer
+
+
 class Tick(Message, frozen=True):
     """Time has passed."""
 
@@ -699,5 +706,6 @@ AnyReport = (
     | Replayed
     | OwnerLeft
     | Unheard
+    | Answered
     | Tick
 )

@@ -89,6 +89,12 @@ def reflectometry() -> Iterator[Run]:
 
 
 @pytest.fixture(scope="module")
+def two_sites() -> Iterator[Run]:
+    pytest.importorskip("refnx")
+    yield from run("two_sites.py")
+
+
+@pytest.fixture(scope="module")
 def nist_race() -> Iterator[Run]:
     pytest.importorskip("refnx")
     yield from run("nist_race.py")
@@ -205,6 +211,22 @@ def test_the_pre_fit_simulation_names_a_start_near_the_fit(tmp_path: Path) -> No
 
     assert start["thickness"] == 12
     assert start["resolution"] in (6.0, 7.0)
+
+
+# -------------------------------------------------------------------------------------------------------- two sites
+
+
+def test_two_sites_fit_the_wafer_after_the_script_has_ended(two_sites: Run) -> None:
+    assert two_sites.exit_code == 0, two_sites.errors
+    (wafer,) = tables(two_sites.output).values()
+    assert 10.5 < wafer["oxide thickness [Å]"] < 12.5
+    assert wafer["chisq"] < 1.2
+
+
+def test_two_sites_submits_collects_and_stops_and_leaves_no_file(two_sites: Run) -> None:
+    assert "this script ends" in two_sites.output
+    assert two_sites.output.rstrip().endswith("compufans stopped")
+    assert two_sites.litter == []
 
 
 # -------------------------------------------------------------------------------------------------------- nist_race

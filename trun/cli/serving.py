@@ -33,6 +33,9 @@ from trun.remotes import connect, remote_service
 #: Seconds that a daemon may take to be ready, and to stop.
 START_S = 60.0
 STOP_S = 30.0
+#: What ``--drain`` waits for, and how often it looks, in seconds.
+MOVING = ("queued", "running", "lost")
+LOOK_S = 0.1
 
 
 def service(words: Sequence[str]) -> int:
@@ -273,7 +276,8 @@ def _end(pid: int, number: int) -> None:
 def _drain(name: str, folder: Path) -> None:
     made = connect(str(_facts(folder)["address"]), name=name)
     try:
-        made.ask("drain", wait=None)
+        while any(made.ask("summary")["counts"].get(state) for state in MOVING):
+            time.sleep(LOOK_S)
     finally:
         made.close(timeout=5.0)
 

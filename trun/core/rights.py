@@ -100,7 +100,6 @@ VERBS: Mapping[str, str] = {
     "install": "upload",
     "users": "admin",
     "revoke": "admin",
-    "drain": "admin",
 }
 
 

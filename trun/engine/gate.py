@@ -19,11 +19,13 @@ from typing import Any
 
 import msgspec
 
+from trun.adapters.addresses import place
 from trun.conditions import wire
 from trun.conditions.atoms import JobAtom
 from trun.core.machine import Machine
 from trun.core.record import JobRecord
 from trun.core.rights import OWN, REQUESTS, VERBS, allows
+from trun.core.scopes import for_export, for_file
 from trun.engine.sessions import describe
 from trun.engine.streams import Subscriptions
 from trun.errors import NotAuthorised, ProtocolError, TrunError, UnknownName
@@ -324,6 +326,9 @@ class Gate:
     def _one_job(self, peer: _Peer, roles: frozenset[str], message: Ask) -> None:
         if allows(roles, "read"):
             return
+        if message.verb == "file":
+            self._one_file(peer, roles, str(message.arguments.get("url", "")))
+            return
         wanted = str(message.arguments.get("job") or message.arguments.get("uid") or message.arguments.get("stream"))
         uid = self._uid(wanted)
         if "submit" in roles and self._is_own(peer, uid):
@@ -333,6 +338,15 @@ class Gate:
             if not roles and not peer.grants:
                 raise Refusal(self._stranger(peer))
             raise Refusal(UnknownName(f"service {self._service} has no job {wanted!r} that you may see."))
+
+    def _one_file(self, peer: _Peer, roles: frozenset[str], url: str) -> None:
+        where = place(url)
+        if where.uid and "submit" in roles and self._is_own(peer, where.uid):
+            return
+        resource = f"job:{where.uid}" if where.uid else for_export(where.relative)
+        wanted = (resource, for_file(where.uid, where.relative)) if where.uid else (resource,)
+        if not any(self._by_token(peer, op, one) for op in ("fetch", "read") for one in wanted):
+            raise Refusal(self._refused(peer, "read") if roles or peer.grants else self._stranger(peer))
 
     # -- what may be changed
 

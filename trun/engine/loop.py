@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 
 import msgspec
 
@@ -22,12 +23,13 @@ from trun.engine.gate import Gate
 from trun.engine.payloads import Payloads
 from trun.engine.recovery import recover
 from trun.engine.sessions import Session, describe, left_moving
-from trun.engine.sides import Mail, View
+from trun.engine.sides import Mail, View, later
 from trun.engine.streams import Subscriptions
 from trun.errors import StateFull, TrunError, UnknownName
 from trun.messages import (
     FINAL,
     Answer,
+    Answered,
     AnyAnswer,
     AnyReport,
     AnyRequest,
@@ -46,7 +48,6 @@ from trun.messages import (
     Listen,
     Message,
     OwnerLeft,
-    Payload,
     Perform,
     Performed,
     Present,
@@ -316,10 +317,6 @@ class Engine:
         bounce = Bounce(service_key=message.service_key, streams=message.streams, reason=message.reason)
         self._reply_to(message.session, bounce)
 
-    def result(self, uid: str) -> Payload | None:
-        """Return the result of a completed job, following the winners of races; None where there is none."""
-        return self.payloads.result(uid)
-
     # -- requests that the machine does not see -----------------------------------------------------------------------
 
     def session(self, name: str) -> Session:
@@ -402,7 +399,10 @@ class Engine:
             view = self.views.get(message.verb)
             if view is None:
                 raise UnknownName(f"the service has no verb {message.verb!r}.", name=message.verb, known=self.views)
-            answer = Answer(token=message.token, data=view(self, message.arguments))
+            data = view(self, message.arguments)
+            if isinstance(data, Future):
+                return later(self.mail, peer, message.token, data)
+            answer = Answer(token=message.token, data=data)
         except TrunError as error:
             answer = Answer(token=message.token, error=describe(error))
         self._answers.append((peer, answer))
@@ -492,6 +492,7 @@ _TAKE: dict[type, Callable[..., None]] = {
     Drain: Engine._drain,
     Performed: Engine._performed,
     Unheard: Engine._unheard,
+    Answered: lambda engine, peer, message, now: engine._answers.append((message.peer, message.answer)),
     Present: lambda engine, peer, message, now: None,  # the gate has looked at it
     Bye: Engine._bye,
 }

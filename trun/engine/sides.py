@@ -1,15 +1,17 @@
-"""What stands beside an engine and is given to it: verbs that answer, and what hears other services. Protocols only.
+"""What stands beside an engine and is given to it: verbs that answer, and what hears other services. Protocols.
 
-Who may come in: the engine, and whoever composes one. Rule: no code here.
+Who may come in: the engine, and whoever composes one. Rule: no logic here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
 
-from trun.messages import JobSpec, Relay, Unheard
+from trun.engine.sessions import describe
+from trun.messages import Answer, Answered, JobSpec, Relay, Unheard
 
 
 class View(Protocol):
@@ -35,7 +37,11 @@ class Mail(Protocol):
         """Show a new token for what a job waits for; False where it waits for nothing of it any more."""
         ...
 
-    def take(self) -> Sequence[Relay | Unheard]:
+    def ask(self, spec: JobSpec | None, service: str, token: str, verb: str, arguments: dict[str, Any]) -> Future[Any]:
+        """Ask another service for a job; the plain data comes to the future."""
+        ...
+
+    def take(self) -> Sequence[Relay | Unheard | Answered]:
         """Return what has come."""
         ...
 
@@ -45,6 +51,10 @@ class Mail(Protocol):
 
     def next_look(self) -> float | None:
         """Return the seconds until ``take`` should be called again."""
+        ...
+
+    def answer(self, peer: bytes, answer: Answer) -> None:
+        """Bring an answer that came late to the engine, from any thread."""
         ...
 
     def close(self) -> None:
@@ -58,10 +68,27 @@ class Bulk(Protocol):
     address: str
     fingerprint: str
 
-    def ticket(self, content: Path, *, size: int | None = None, digest: str = "", holder: str = "") -> str:
+    def ticket(
+        self, content: Path | Callable[[], int], *, size: int | None = None, digest: str = "", holder: str = ""
+    ) -> str:
         """Return a ticket for reading a file."""
         ...
 
     def accept(self, target: Path, size: int, digest: str, *, holder: str = "") -> str:
         """Return a ticket for leaving a file."""
         ...
+
+
+def later(mail: Mail | None, peer: bytes, token: str, wanted: Future[Any]) -> None:
+    """Answer when the data has come."""
+
+    def come(done: Future[Any]) -> None:
+        error = done.exception()
+        if error is not None:
+            answer = Answer(token=token, error=describe(error))
+        else:
+            answer = Answer(token=token, data=done.result())
+        if mail is not None:
+            mail.answer(peer, answer)
+
+    wanted.add_done_callback(come)

@@ -7,11 +7,14 @@ Rule: what changes something is durable when the answer leaves.
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trun.adapters.addresses import Place, place
 from trun.adapters.blobs import BlobFolder
+from trun.adapters.export import resolve
 from trun.adapters.transfer import UNCHECKED
 from trun.engine.sides import Bulk
 from trun.errors import BadOption, NotAuthorised, UnknownName
@@ -29,8 +32,8 @@ TOKEN_S = 12 * 3600.0
 LARGEST = 64 * 1024**3
 
 
-def bulk_verbs(folder: Path, bulk: Callable[[], Bulk]) -> dict[str, View]:
-    """Return the verbs that hand out tickets for large data; the port opens with the first."""
+def bulk_verbs(folder: Path, bulk: Callable[[], Bulk], export: Path | None) -> dict[str, View]:
+    """Return the verbs that hand out tickets for large data and files; the port opens with the first."""
     blobs = BlobFolder(folder / "blobs")
 
     def upload(engine: Engine, arguments: dict[str, Any]) -> Any:
@@ -45,7 +48,7 @@ def bulk_verbs(folder: Path, bulk: Callable[[], Bulk]) -> dict[str, View]:
 
     def blob(engine: Engine, arguments: dict[str, Any]) -> Any:
         uid, name = str(arguments.get("uid", "")), str(arguments.get("name", ""))
-        payload = engine.result(uid)
+        payload = engine.payloads.result(uid)
         parts = [] if payload is None else [payload.blob, *payload.buffers]
         if not any(isinstance(part, Blob) and part.name == name for part in parts):
             raise UnknownName(f"the result of this job has no part {name!r}.")
@@ -55,7 +58,36 @@ def bulk_verbs(folder: Path, bulk: Callable[[], Bulk]) -> dict[str, View]:
         ticket = port.ticket(blobs.file(name), digest=digest, holder=str(arguments.get("_user", "")))
         return {"address": port.address, "fingerprint": port.fingerprint, "ticket": ticket}
 
-    return {"upload": upload, "blob": blob}
+    def file(engine: Engine, arguments: dict[str, Any]) -> Any:
+        url, user = str(arguments.get("url", "")), str(arguments.get("_user", ""))
+        where = place(url)
+        if where.service not in (engine.welcome.service_key, engine.welcome.key):
+            return _file_elsewhere(engine, where, arguments)
+        root, relative = (folder / "export", f"{where.uid}/{where.relative}") if where.uid else (export, where.relative)
+        if not root or (where.uid and where.uid not in engine.machine.records):
+            raise UnknownName(f"the service has no file at {url}.")
+        try:
+            opened = resolve(root, relative, hidden=bool(where.uid))
+        except FileNotFoundError as error:
+            raise UnknownName(f"the service has no file at {url}: {error}") from None
+        size = os.fstat(opened).st_size
+        os.close(opened)
+        port = bulk()
+        ticket = port.ticket(lambda: resolve(root, relative, hidden=bool(where.uid)), size=size, holder=user)
+        found = {"address": port.address, "fingerprint": port.fingerprint, "ticket": ticket}
+        return {**found, "size": size, "digest": ""}
+
+    return {"upload": upload, "blob": blob, "file": file}
+
+
+def _file_elsewhere(engine: Engine, where: Place, arguments: dict[str, Any]) -> Any:
+    """A job of ours wants a file of another service: ask there, with the right that was lent to the job."""
+    if arguments.get("_user") or engine.mail is None:
+        raise UnknownName(f"this service is not {where.service}.")
+    record = engine.machine.records.get(str(arguments.get("job", "")))
+    spec = record.spec if record is not None else None
+    given = {"url": str(arguments.get("url", "")), "uid": where.uid}
+    return engine.mail.ask(spec, where.service, str(arguments.get("token", "")), "file", given)
 
 
 def remote_verbs(engine: Engine, powers: Powers) -> dict[str, View]:

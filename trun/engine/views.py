@@ -323,7 +323,7 @@ def outcome(engine: Engine, arguments: dict[str, Any]) -> Any:
 
 def result(engine: Engine, arguments: dict[str, Any]) -> Any:
     """Return the payload of a completed job, following the winners of races."""
-    payload = engine.result(arguments["uid"])
+    payload = engine.payloads.result(arguments["uid"])
     return None if payload is None else msgspec.to_builtins(payload, builtin_types=(bytes,))
 
 
