@@ -16,7 +16,8 @@ import secrets
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,11 +125,14 @@ class Ticket:
 
 
 class Tickets:
-    """All tickets that are good."""
+    """All tickets that are good, and some that were."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._by_hash: dict[bytes, Ticket] = {}
+        #: {holder: tickets}
+        self._held: Counter[str] = Counter()
+        self._value_bytes = 0
 
     def __len__(self) -> int:
         return len(self._by_hash)
@@ -137,13 +141,13 @@ class Tickets:
         """Return the text of a new ticket; raises ``Refused`` where there are too many."""
         text = secrets.token_hex(32)
         with self._lock:
-            if len(self._by_hash) >= TICKETS // 2 or ticket.held_bytes:
-                self._drop_expired()
-            held = sum(one.holder == ticket.holder for one in self._by_hash.values()) if self._by_hash else 0
-            values = sum(one.held_bytes for one in self._by_hash.values()) if ticket.held_bytes else 0
-            if len(self._by_hash) >= TICKETS or held >= PER_HOLDER or values + ticket.held_bytes > VALUE_BYTES:
+            if not self._has_room(ticket):
+                self._drop(key for key, one in list(self._by_hash.items()) if one.expires <= time.monotonic())
+            if not self._has_room(ticket):
                 raise Refused("too many transfers of bulk data have been asked for and not begun; try again later.")
             self._by_hash[_hashed(text)] = ticket
+            self._held[ticket.holder] += 1
+            self._value_bytes += ticket.held_bytes
         return text
 
     def find(self, text: str, way: str) -> Ticket | None:
@@ -157,24 +161,34 @@ class Tickets:
     def use(self, text: str) -> None:
         """Count one use of a ticket."""
         with self._lock:
-            found = self._by_hash.get(_hashed(text))
+            key = _hashed(text)
+            found = self._by_hash.get(key)
             if found is not None:
                 found.uses -= 1
                 if found.uses <= 0:
-                    del self._by_hash[_hashed(text)]
+                    self._drop((key,))
 
     def revoke(self, holder: str) -> int:
         """Forget all tickets of a holder, and say how many there were."""
         with self._lock:
-            gone = [key for key, one in self._by_hash.items() if one.holder == holder]
-            for key in gone:
-                del self._by_hash[key]
-        return len(gone)
+            count = self._held[holder]
+            self._drop(key for key, one in list(self._by_hash.items()) if one.holder == holder)
+        return count
 
-    def _drop_expired(self) -> None:
-        now = time.monotonic()
-        for key in [key for key, one in self._by_hash.items() if one.expires <= now]:
-            del self._by_hash[key]
+    def _has_room(self, ticket: Ticket) -> bool:
+        return (
+            len(self._by_hash) < TICKETS
+            and self._held[ticket.holder] < PER_HOLDER
+            and (not ticket.held_bytes or self._value_bytes + ticket.held_bytes <= VALUE_BYTES)
+        )
+
+    def _drop(self, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            gone = self._by_hash.pop(key)
+            self._value_bytes -= gone.held_bytes
+            self._held[gone.holder] -= 1
+            if not self._held[gone.holder]:
+                del self._held[gone.holder]
 
 
 def _hashed(text: str) -> bytes:
