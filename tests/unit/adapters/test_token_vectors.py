@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 from typing import Any
 
 import pytest
+import zmq
+import zmq.utils.z85
+from nacl.signing import SigningKey, VerifyKey
 
 import token_mutations
 import token_vectors
@@ -51,3 +57,42 @@ def test_no_changed_token_is_accepted_by_anybody(seed: int) -> None:
     assert outcome.accepted == []
     assert set(outcome.refused) == {"malformed", "signature"}
     assert min(outcome.refused.values()) > 5_000
+
+
+def second_reading(token: str) -> list[dict[str, Any]]:
+    """Read and verify a token by the words of the page alone: no line of trun's."""
+    blob = base64.urlsafe_b64decode(token.removeprefix("trun1.") + "===")
+    key, before, links = "", b"", []
+    while blob:
+        size = int.from_bytes(blob[:2], "big")
+        raw, signature, blob = blob[2 : 2 + size], blob[2 + size : 66 + size], blob[66 + size :]
+        link = json.loads(raw)
+        assert json.dumps(link, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode() == raw
+        assert link.get("prev", "") == (hashlib.sha256(before).hexdigest() if before else "")
+        key = key or PUBLISHED["keys"][f"root {link['gen']}"]["ed25519"]
+        VerifyKey(bytes.fromhex(key)).verify(b"trun capability link 1\n" + raw, signature)
+        key, before = link.get("next", ""), raw
+        links.append(link)
+    return links
+
+
+@pytest.mark.parametrize("name", PUBLISHED["tokens"])
+def test_each_published_token_can_be_verified_by_the_words_of_the_page(name: str) -> None:
+    published = PUBLISHED["tokens"][name]
+
+    links = second_reading(published["token"])
+
+    assert links == [json.loads(text) for text in published["links"]]
+    assert published["ids"] == [hashlib.sha256(text.encode()).hexdigest() for text in published["links"]]
+
+
+@pytest.mark.parametrize("name", PUBLISHED["keys"])
+def test_each_published_key_follows_from_its_seed_by_the_words_of_the_page(name: str) -> None:
+    published = PUBLISHED["keys"][name]
+    seed = bytes.fromhex(published["seed"])
+
+    def derived(person: bytes) -> bytes:
+        return hashlib.blake2b(key=seed, digest_size=32, person=person).digest()
+
+    assert bytes(SigningKey(derived(b"trun-sign")).verify_key).hex() == published["ed25519"]
+    assert zmq.curve_public(zmq.utils.z85.encode(derived(b"trun-curve"))).decode() == published["curve"]
