@@ -30,7 +30,8 @@ from trun.version import __version__
 
 if TYPE_CHECKING:
     from trun.adapters.bulk import BulkServer
-    from trun.adapters.wire import Endpoints, RouterEndpoint
+    from trun.adapters.endpoints import Endpoints
+    from trun.adapters.wire import RouterEndpoint
     from trun.core.machine import Machine
     from trun.correspondence import Correspondence
     from trun.engine.driver import Driver
@@ -190,7 +191,8 @@ class Opening:
 
     def endpoint(self, own: RouterEndpoint) -> Endpoints:
         """Return the owner's socket and what was asked for beside it, as one."""
-        from trun.adapters.wire import Curve, Endpoints, RouterEndpoint
+        from trun.adapters.endpoints import Endpoints
+        from trun.adapters.wire import Curve, RouterEndpoint
 
         curve = Curve(self.keys.curve.secret, self.keys.curve.public)
         found = [own]

@@ -202,6 +202,16 @@ class Endpoint(Protocol):
 
     address: str
 
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All addresses at which it listens."""
+        ...
+
+    @property
+    def dropped(self) -> int:
+        """Messages that were dropped."""
+        ...
+
     def fds(self) -> list[int]:
         """Descriptors that become readable when something may have arrived."""
         ...

@@ -141,6 +141,8 @@ class RecordingEndpoint:
 
     def __init__(self, address: str = "ipc:///nowhere") -> None:
         self.address = address
+        self.addresses = (address,)
+        self.dropped = 0
         self.closed = False
         #: {peer: public key} of those who are not the owner.
         self.users: dict[bytes, str] = {}
