@@ -21,6 +21,7 @@ import msgspec
 from trun.adapters import pickles
 from trun.adapters.blobs import BlobFolder
 from trun.executors.context import current_job
+from trun.executors.lasting import Lasting
 from trun.executors.processes import Processes
 from trun.messages import Aborted, Call, Completed, Emitted, Ended, Failed, JobSpec, Missing, Payload, Returned
 from trun.ports import Executor, Order
@@ -29,7 +30,8 @@ PATIENCE_S = 30.0
 
 Factory = Callable[..., Any]
 FACTORIES: dict[str, Factory] = {
-    "processes": lambda workers, folder, **options: Processes(workers, folder=folder, **options)
+    "processes": lambda workers, folder, **options: Processes(workers, folder=folder, **options),
+    "lasting": lambda workers, folder, **options: Lasting(workers, folder=folder, **options),
 }
 
 
@@ -115,6 +117,8 @@ class Rig:
         reports = self.executor.poll(time.time())
         for report in reports:
             self._take(report)
+        if isinstance(self.executor, Lasting):
+            self.executor.committed()
         return bool(reports)
 
     def _take(self, report: Any) -> None:
