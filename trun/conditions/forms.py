@@ -21,10 +21,13 @@ Part = tuple[type[Gate], int, tuple[int, ...]]
 class Form:
     """Gates without atoms, children before parents."""
 
-    __slots__ = ("last", "lower", "nothing", "parents", "parts", "starts")
+    __slots__ = ("is_quorum", "last", "lower", "nothing", "parents", "parts", "starts")
 
     def __init__(self, parts: tuple[Part, ...]) -> None:
         self.parts = parts
+        kind, need, codes = parts[-1]
+        #: Whether the root needs several of its children, but not all.
+        self.is_quorum = kind is AtLeast and 1 < need < len(codes)
         #: The number of the root.
         self.last = len(parts) - 1
         parents: list[dict[int, None]] = [{} for _ in parts]

@@ -260,11 +260,8 @@ class Plain:
         found = self.root[root]
         if type(found) is Form:
             first = root - found.last
-            kind, need, codes = found.parts[-1]
-            if kind is AtLeast and 1 < need < len(codes):
-                by = self._true_children(root)
             done = self.root[first:root]
-            done.append(by)
+            done.append(self._true_children(root) if found.is_quorum else by)
             return Grounds((found, self.owner[first], first, done))
         if type(found) is tuple:
             leaves: tuple[Leaf, ...] = found
@@ -382,9 +379,9 @@ class Plain:
         is_whole = True
         for index, full, below in form.lower:
             gate = first + index
-            lose = slack[gate]
-            left = need[gate] + lose - 1
-            if lose != full:
+            left = need[gate] + full - 1
+            if slack[gate] != full:
+                left += slack[gate] - full
                 is_whole = False
             if below:
                 left -= sum([need[first + child] > 0 and slack[first + child] > 0 for child in below])

@@ -271,8 +271,11 @@ class Propagation:
         for gate in done:
             leaves = root[gate]
             if type(leaves) is not tuple:
+                roots = plain.rise(done[len(found) :] if found else done, leaf)
+                if not roots:
+                    return found
                 numbered = list(zip([plain.serial[gate] for gate in done], found, strict=False)) if found else []
-                self._fire(done[len(found) :], leaf, numbered)
+                self._decide(roots, numbered)
                 if len(numbered) > 1:
                     numbered.sort(key=_first)
                 return [decision for _, decision in numbered]
@@ -285,13 +288,15 @@ class Propagation:
 
     def _fire(self, gates: list[int], leaf: Leaf, found: list[_Numbered]) -> None:
         """Decide what follows from gates that an atom made true."""
-        plain = self._plain
-        roots = plain.rise(gates, leaf)
+        self._decide(self._plain.rise(gates, leaf), found)
+
+    def _decide(self, roots: list[tuple[int, Any]], found: list[_Numbered]) -> None:
+        """Let those fire whose roots came true, by these children, now that nobody walks over them any more."""
+        plain, owners = self._plain, self._owners
         for root, by in roots:
             owner = plain.owner[root]
+            del owners[owner]
             found.append((plain.serial[root], Fire(owner, TRUE, plain.grounds(root, by))))
-            del self._owners[owner]
-        for root, _ in roots:  # once nobody walks over them any more
             plain.release(root)
 
     def _die(self, source: Source, found: list[_Numbered]) -> None:

@@ -43,7 +43,7 @@ def one_of_two(number: int, never: IsCompleted) -> Condition:
     return forms[number % 3]
 
 
-@pytest.mark.parametrize(("count", "waiting"), [(100_000, 10), (20_000, 5_000)])
+@pytest.mark.parametrize(("count", "waiting"), [(30_000, 10), (10_000, 2_000)])
 def test_those_who_fire_past_an_atom_that_never_settles_leave_nothing_behind(
     resolver: Resolver, count: int, waiting: int
 ) -> None:
