@@ -203,8 +203,11 @@ def __getattr__(name: str) -> Any:
             hint = importlib.import_module("trun.errors").nearest(name, __all__)
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}.{hint}") from None
     if room in _DOORS:
-        importlib.import_module("trun.families")
-        importlib.import_module("trun.connect")
+        connect = importlib.import_module("trun.connect")
+        if name == "local":
+            connect.meanwhile.append(lambda: importlib.import_module("trun.families"))
+        else:
+            importlib.import_module("trun.families")
     value = getattr(importlib.import_module(room), name)
     globals()[name] = value
     return value

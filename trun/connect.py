@@ -21,6 +21,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ import trun.errors as errors
 import trun.service as services
 from trun.adapters import folders
 from trun.adapters.sockets import pipe_above_stdio
-from trun.adapters.wire import Link
 from trun.errors import BadOption, ServiceUnavailable, StateError, TrunError
 from trun.service import Service
+
+#: They import what a script uses next, while its node starts: neither waits for the other.
+meanwhile: list[Callable[[], object]] = []
 
 #: Seconds that a private node may take to be ready.
 START_S = 30.0
@@ -139,6 +142,8 @@ def usable_cores() -> int:
 
 
 def _connect(made: Service, address: str) -> None:
+    from trun.adapters.wire import Link
+
     link = Link(address)
     link.on_messages(made.heard)
     link.on_state(made.link_state)
@@ -169,6 +174,10 @@ def _start(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
         os.close(write)
         write = -1
         try:
+            import trun.adapters.wire  # noqa: F401 - used as soon as the node is there
+
+            for prepare in meanwhile:
+                prepare()
             answer = _read_line(read, time.monotonic() + START_S)
         except BaseException:
             kill(process)
