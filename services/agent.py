@@ -21,12 +21,13 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from trun.adapters import agency, hiding, known
 from trun.adapters.agency import LINE_BYTES, Reply, Where
-from trun.adapters.folders import FolderLock
+from trun.adapters.folders import FolderLock, private_folder, state_folder
 from trun.adapters.keys import KeyPair, from_z85, new_seed, user_key_file, write_seed
 from trun.adapters.passphrases import is_locked, open_seed
 from trun.adapters.wire import Curve, Link
@@ -88,7 +89,10 @@ class Server:
             raise BadOption("the agent needs Linux, where a socket says who speaks; without it trun reads the key.")
         self._lock = FolderLock(agency.agent_folder())
         try:
-            self.wallet = Wallet(unlock=unlock, find=find, connect=connect, now=time.time)
+            saved = private_folder(state_folder() / "agent", variable="TRUN_STATE_DIR") / "renewals.json"
+            self.wallet = Wallet(
+                unlock=unlock, find=find, connect=connect, now=time.time, saved=read(saved), save=partial(write, saved)
+            )
             self._facts = {"pid": os.getpid(), "since": time.time(), "missing": list(missing)}
             if not is_locked(user_key_file()):
                 self.wallet.handle(agency.Lock(locked=False))
@@ -233,6 +237,27 @@ def find(where: Where) -> Where:
     if not where.key and not where.address.startswith("ipc://"):
         raise BadOption(f"the key of the service at {where.address} is needed.")
     return where
+
+
+def read(path: Path) -> bytes:
+    """Return what a file holds; nothing where there is none."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def write(path: Path, data: bytes) -> None:
+    """Replace a file, whole or not at all; a full disk costs no token, only what a later agent would know."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with open(part, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        _log.warning("what is to be renewed cannot be kept: error=%s", error)
 
 
 class Connection:

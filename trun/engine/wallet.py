@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
@@ -73,8 +73,7 @@ class _Lent:
         }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Renewing:
+class _Renewing(msgspec.Struct, frozen=True, kw_only=True):
     wanted: Attenuate
     renewal: Renewal
     #: Seconds that each token lives.
@@ -104,6 +103,10 @@ class Wallet:
         Opens a connection to a service with these keys.
     now
         The time: seconds since the epoch, UTC.
+    saved
+        What ``save`` was given last, perhaps by an agent before this one.
+    save
+        Keeps what is to be renewed; it holds no secrets.
     """
 
     def __init__(
@@ -113,6 +116,8 @@ class Wallet:
         find: Callable[[Where], Where],
         connect: Callable[[Where, KeyPair], Asks],
         now: Callable[[], float],
+        saved: bytes = b"",
+        save: Callable[[bytes], None] = lambda data: None,
     ) -> None:
         self._unlock, self._find, self._connect, self._now = unlock, find, connect, now
         self._lock = threading.RLock()
@@ -120,7 +125,8 @@ class Wallet:
         self._connections: dict[Where, Asks] = {}
         self._sessions: dict[Where, _Session] = {}
         self._lent: list[_Lent] = []
-        self._renewing: dict[tuple[str, str, tuple[str, ...]], _Renewing] = {}
+        self._save = save
+        self._renewing = {_name(each): each for each in _read(saved) if each.expires + tokens.SKEW_S > now()}
         #: Called after a renewal was added, so that whoever waits for the next one counts anew.
         self.on_change: Callable[[], None] = lambda: None
 
@@ -214,6 +220,7 @@ class Wallet:
                 if each.wanted.service.name not in names and each.renewal.service.name not in names
             }
             after = len(self._lent) + len(self._renewing)
+            self._write()
         for connection in gone:
             _close(connection)
         return {"forgotten": len(found) + before - after}
@@ -261,7 +268,7 @@ class Wallet:
                 self._drop(each)
                 return False
             pause = min(RETRY_S * 2**each.failures, RETRY_MOST_S)
-            self._keep(replace(each, due=self._now() + pause, failures=each.failures + 1))
+            self._keep(msgspec.structs.replace(each, due=self._now() + pause, failures=each.failures + 1))
             _log.info("renewal failed: job=%s error=%s", job, error)
             return False
         except TrunError as error:
@@ -272,20 +279,22 @@ class Wallet:
             _log.info("renewal no longer needed: job=%s", job)
             self._drop(each)
             return False
-        self._keep(replace(each, expires=lent.expires, due=_due(self._now(), lent.expires), failures=0))
+        self._keep(msgspec.structs.replace(each, expires=lent.expires, due=_due(self._now(), lent.expires), failures=0))
         _log.info("token renewed: job=%s id=%s", job, lent.ids[-1])
         return True
 
-    def _name(self, each: _Renewing) -> tuple[str, str, tuple[str, ...]]:
-        return (each.renewal.job, each.wanted.service.name, each.wanted.res)
-
     def _keep(self, each: _Renewing) -> None:
         with self._lock:
-            self._renewing[self._name(each)] = each
+            self._renewing[_name(each)] = each
+            self._write()
 
     def _drop(self, each: _Renewing) -> None:
         with self._lock:
-            self._renewing.pop(self._name(each), None)
+            self._renewing.pop(_name(each), None)
+            self._write()
+
+    def _write(self) -> None:
+        self._save(msgspec.json.encode(list(self._renewing.values())))
 
     # -- the services
 
@@ -362,6 +371,18 @@ def narrowed(
     if not isinstance(token, str):
         raise RemoteError("the service was asked for a token and answered with something else.")
     return tokens.attenuate(token, keys, holder=holder, ops=ops, res=res, expires=expires)
+
+
+def _name(each: _Renewing) -> tuple[str, str, tuple[str, ...]]:
+    return (each.renewal.job, each.wanted.service.name, each.wanted.res)
+
+
+def _read(saved: bytes) -> list[_Renewing]:
+    try:
+        return msgspec.json.decode(saved, type=list[_Renewing]) if saved else []
+    except (msgspec.MsgspecError, RecursionError) as error:
+        _log.warning("what was to be renewed cannot be read: error=%s", error)
+        return []
 
 
 def _due(now: float, expires: float) -> float:

@@ -31,8 +31,19 @@ class Site:
         self.closed: list[str] = []
         self.fault: Callable[[str, str], None] = lambda service, verb: None
         self.done = False
-        self.wallet = Wallet(unlock=self.unlock, find=self.find, connect=self.connect, now=lambda: self.now)
+        self.saved = b""
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a wallet, with what the one before had saved."""
+        self.wallet = Wallet(
+            unlock=self.unlock, find=self.find, connect=self.connect, now=lambda: self.now, saved=self.saved,
+            save=self.save,
+        )  # fmt: skip
         self.wallet.handle(Lock(locked=False))
+
+    def save(self, data: bytes) -> None:
+        self.saved = data
 
     def unlock(self, passphrase: str) -> KeyPair:
         if passphrase not in ("", "right"):
@@ -357,6 +368,44 @@ def test_a_renewal_that_failed_once_goes_on_as_before() -> None:
 
     assert site.wallet.renew_due() == 1
     assert site.handle(List())["renewing"][0]["failures"] == 0
+
+
+def test_a_new_wallet_goes_on_renewing_where_the_old_one_stopped() -> None:
+    site = Site()
+    token = site.handle(wanted(renew=RENEW))["token"]
+    due = site.wallet.next_due()
+    assert USER.seed.hex().encode() not in site.saved
+    assert token.encode() not in site.saved
+
+    site.begin()
+
+    assert site.wallet.next_due() == due
+    site.now += 3000
+    assert site.wallet.renew_due() == 1
+    site.handle(Forget("facility"))
+    site.begin()
+    assert site.wallet.next_due() is None
+
+
+def test_what_ended_while_no_wallet_was_there_is_not_renewed() -> None:
+    site = Site()
+    site.handle(wanted(renew=RENEW))
+
+    site.now += 4000
+    site.begin()
+
+    assert site.wallet.next_due() is None
+
+
+@pytest.mark.parametrize("saved", [b"{}", b"[1]", b"\xff", b"[" * 5000, b'[{"wanted":{}}]'])
+def test_a_damaged_record_is_left_aside(saved: bytes) -> None:
+    site = Site()
+    site.saved = saved
+
+    site.begin()
+
+    assert site.wallet.next_due() is None
+    assert site.handle(wanted(renew=RENEW))["token"]
 
 
 def test_the_same_job_and_scope_are_renewed_once() -> None:
