@@ -12,7 +12,7 @@ import trun.service as services
 from trun.adapters.addresses import check_url, place, with_service
 from trun.adapters.fetching import File
 from trun.deferred import Deferred
-from trun.errors import BadOption, UnknownName
+from trun.errors import BadOption, ServiceUnavailable, UnknownName
 from trun.executors.context import current_job
 from trun.executors.fetch import ask_with, fetch, publish_file
 from trun.handles import Job
@@ -64,8 +64,16 @@ def fetch_here(url: Any, auth: str | None = None) -> File:
 
 def _ask_home(verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Ask the service that this payload runs on; it asks others for us."""
+    import trun.connect  # noqa: F401  # a worker has not needed it so far; it knows the way home
+
+    home = services.default()
+    if not home.wait_ready().key:
+        raise ServiceUnavailable(
+            f"the service of {arguments.get('url')} is not known on this machine, and a service without keys asks no "
+            "others: fetch on one that was begun with `trun service start`, or submit where the file is."
+        )
     inside = current_job()
-    found: dict[str, Any] = services.default().ask(verb, job=inside.uid if inside is not None else "", **arguments)
+    found: dict[str, Any] = home.ask(verb, job=inside.uid if inside is not None else "", **arguments)
     return found
 
 
