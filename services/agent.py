@@ -37,9 +37,11 @@ from trun.service import Service
 
 _log = logging.getLogger(__name__)
 
-#: Clients that are served at the same time, and seconds that one may be silent.
-CLIENTS = 32
+#: Clients that are served at the same time, and that wait; seconds that one may be silent.
+CLIENTS, BACKLOG = 32, 128
 SILENCE_S = 20.0
+#: Seconds for which one more waits for one of them to go.
+PATIENCE_S = 5.0
 #: Seconds that a service may take to greet, and to answer.
 GREET_S = 8.0
 ANSWER_S = 15.0
@@ -114,7 +116,7 @@ class Server:
                 connection, _ = self._listener.accept()
             except OSError:  # shut down
                 break
-            if not self._free.acquire(blocking=False):
+            if not self._free.acquire(timeout=PATIENCE_S):  # the rest wait in the kernel
                 connection.close()
                 continue
             threading.Thread(target=self._serve, args=(connection,), name="trun-client", daemon=True).start()
@@ -207,7 +209,7 @@ def _listen(path: Path) -> socket.socket:
         listener.bind(str(path))
     finally:
         os.umask(mask)
-    listener.listen(CLIENTS)
+    listener.listen(BACKLOG)
     return listener
 
 

@@ -212,6 +212,13 @@ def test_silent_clients_take_nothing_from_others(agent: agency.Agent) -> None:
             connection.close()
 
 
+def test_a_hundred_scripts_may_ask_at_the_same_time(agent: agency.Agent) -> None:
+    with ThreadPoolExecutor(100) as pool:
+        found = list(pool.map(lambda _: agent.ask(List())["pid"], range(300)))
+
+    assert set(found) == {agent.pid}
+
+
 def test_an_error_keeps_its_type_and_its_words(agent: agency.Agent) -> None:
     remember(Known(name="facility", address="tcp://127.0.0.1:1", key=keys.KeyPair(b"1" * 32).public))
 

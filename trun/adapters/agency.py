@@ -208,11 +208,16 @@ def _error(reply: Reply) -> errors.TrunError:
 def _connected(path: Path, timeout_s: float) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.settimeout(timeout_s)
+        # Blocking, within limits: with a timeout of Python's own a full queue is an error at once.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(timeout_s) + 1, 0))
         connection.connect(str(path))
+        connection.settimeout(timeout_s)
         _, uid = peer(connection)
         if uid != os.getuid():
             raise NotAuthorised(f"the socket {path} is served by the user with uid {uid}: nothing was said to it.")
+    except BlockingIOError:
+        connection.close()
+        raise ServiceUnavailable(f"the agent at {path} is too busy to answer.") from None
     except BaseException:
         connection.close()
         raise
