@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import trun
-from trun.errors import BadOption, DigestMismatch, ServiceUnavailable, UsageError
+from trun.errors import BadOption, DigestMismatch, NotAuthorised, ServiceUnavailable, UsageError
 
 WAIT_S = 60.0
 
@@ -245,6 +245,22 @@ def test_a_file_of_this_machine_is_fetched(far: trun.Service, tmp_path: Path) ->
     assert fetched.read_text() == "here"
     assert fetched == trun.File(path)
     assert fetched.path != path
+
+
+def test_a_service_with_other_people_fetches_no_file_of_its_machine(far: trun.Service, tmp_path: Path) -> None:
+    (tmp_path / "data.txt").write_text("here")
+    key = Path(far.wait_ready().folder, "keys", "curve")  # what `trun service start --listen` makes
+    key.parent.mkdir(mode=0o700)
+    key.touch()
+
+    try:
+        with pytest.raises(NotAuthorised, match=r"own machine.*\[fetch\] allow"):
+            trun.fetch_url((tmp_path / "data.txt").as_uri()).result(WAIT_S)
+        with pytest.raises(NotAuthorised, match="http://"):
+            trun.fetch_url("http://127.0.0.1/").result(WAIT_S)
+    finally:
+        key.unlink()
+        key.parent.rmdir()
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ So it fetches ``trun://`` and ``https://`` from public hosts, and what ``[fetch]
     s3://bucket/path                            what begins so, with the extra ``remote``
     *                                           everything
 
-The node hands its settings to its workers as ``TRUN_FETCH__ALLOW`` (empty: nothing besides) and
-``TRUN_FETCH__MAX_SIZE``; where the first is not set at all, the service is the user's own.
+The operator sets ``TRUN_FETCH__ALLOW`` and ``TRUN_FETCH__MAX_SIZE`` in the daemon's environment, which its workers
+share. Where the first is not set, a service that has keys, and so may have other people, is bounded; one without is not.
 Rule: names are looked up once, and what was looked at is what is connected to.
 """
 
@@ -58,8 +58,8 @@ class Reach:
     def refusal(self, url: str, why: str) -> NotAuthorised:
         """Return the error for an address that must not be fetched."""
         return NotAuthorised(
-            f"this service does not fetch {url!r}: {why}. Its operator can allow it: [fetch] allow in the service's "
-            "settings; or submit a job that publishes the file on a service that can read it."
+            f"this service does not fetch {url!r}: {why}. Its operator can allow it with [fetch] allow ({ALLOW} in the "
+            "daemon's environment); or submit a job that publishes the file on a service that can read it."
         )
 
     def file_below(self, path: Path, url: str) -> tuple[Path, str] | None:
@@ -119,9 +119,9 @@ class Reach:
         return address.is_global and not address.is_multicast and not address.is_reserved
 
 
-def from_environment(environment: Mapping[str, str] = os.environ) -> Reach:
-    """Return what the service that started this process may fetch."""
-    allow = environment.get(ALLOW)
+def from_environment(*, shared: bool, environment: Mapping[str, str] = os.environ) -> Reach:
+    """Return what the service that started this process may fetch; ``shared``: others than the user may submit."""
+    allow = environment.get(ALLOW, "" if shared else None)
     size = environment.get(MAX_SIZE) or DEFAULT_SIZE
     return reach(None if allow is None else allow.replace(",", " ").split(), max_size=size)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trun.adapters.addresses import is_service, published_url
 from trun.adapters.fetching import Ask, File, bring, copy, known_file
+from trun.adapters.keys import fingerprint, has_service_keys
 from trun.adapters.reach import from_environment
 from trun.errors import BadOption, UsageError
 from trun.executors.context import CurrentJob, current_job
@@ -35,7 +36,7 @@ def fetch(url: str | File, auth: str | None = None) -> File:
     target, size, found = bring(
         url,
         Path(job.export_folder) / job.uid,
-        reach=from_environment(),
+        reach=from_environment(shared=has_service_keys(Path(job.export_folder).parent)),
         ask=_ask,
         token=auth or "",
         digest=digest,
@@ -71,7 +72,5 @@ def publish_file(path: str | os.PathLike[str]) -> File:
 def _address(job: CurrentJob, name: str) -> str:
     service = job.service_key
     if not is_service(service):  # a CURVE key, whose signs mean something else in an address
-        from trun.adapters.keys import fingerprint
-
         service = fingerprint(service)
     return published_url(service, job.uid, name)

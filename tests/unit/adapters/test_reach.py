@@ -149,14 +149,20 @@ def test_an_entry_that_makes_no_sense_is_named(entry: str) -> None:
 
 
 def test_settings_come_from_the_environment() -> None:
-    assert from_environment({}).unbounded
-    assert from_environment({}).max_size == DEFAULT_SIZE
-    assert not from_environment({ALLOW: ""}).unbounded
-    bounded = from_environment({ALLOW: "file:///a, 10.0.0.0/8", MAX_SIZE: "2GiB"})
-    assert (len(bounded.folders), len(bounded.networks), bounded.max_size) == (1, 1, 2 << 30)
-    assert from_environment({MAX_SIZE: "1000"}).max_size == 1000
+    for shared in (False, True):
+        bounded = from_environment(shared=shared, environment={ALLOW: "file:///a, 10.0.0.0/8", MAX_SIZE: "2GiB"})
+        assert (len(bounded.folders), len(bounded.networks), bounded.max_size) == (1, 1, 2 << 30)
+        assert from_environment(shared=shared, environment={ALLOW: "*"}).unbounded
+        assert not from_environment(shared=shared, environment={ALLOW: ""}).unbounded
+        assert from_environment(shared=shared, environment={}).max_size == DEFAULT_SIZE
+        assert from_environment(shared=shared, environment={MAX_SIZE: "1000"}).max_size == 1000
     with pytest.raises(BadOption, match="max_size"):
-        from_environment({MAX_SIZE: "much"})
+        from_environment(shared=False, environment={MAX_SIZE: "much"})
+
+
+def test_only_a_service_without_others_is_unbounded_by_itself() -> None:
+    assert from_environment(shared=False, environment={}).unbounded
+    assert not from_environment(shared=True, environment={}).unbounded
 
 
 @given(st.ip_addresses())
