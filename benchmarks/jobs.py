@@ -45,7 +45,9 @@ def measure_trun(jobs: int, links: int) -> dict[str, float]:
         for group in (trun.map(same, range(200)),):
             group.results()
         began = time.perf_counter()
+        cpu = time.thread_time()
         made = [trun.submit(nothing) for _ in range(jobs)]
+        found["submit_cpu_us"] = (time.thread_time() - cpu) / jobs * 1e6
         submitted = time.perf_counter()
         wait(made)
         ended = time.perf_counter()
@@ -94,7 +96,9 @@ def measure_executor(make: Callable[[], Executor], jobs: int, links: int) -> dic
     found["start_s"] = time.perf_counter() - began
     wait([pool.submit(same, i) for i in range(200)])
     began = time.perf_counter()
+    cpu = time.thread_time()
     futures = [pool.submit(nothing) for _ in range(jobs)]
+    found["submit_cpu_us"] = (time.thread_time() - cpu) / jobs * 1e6
     submitted = time.perf_counter()
     wait(futures)
     found["jobs_per_s"] = jobs / (time.perf_counter() - began)
@@ -172,6 +176,7 @@ ENGINES = {"trun": measure_trun, "pool": measure_pool, "loky": measure_loky, "da
 COLUMNS = {
     "jobs_per_s": ("jobs/s", "{:,.0f}"),
     "submit_us": ("submit us", "{:.1f}"),
+    "submit_cpu_us": ("its CPU us", "{:.1f}"),
     "round_trip_ms": ("round trip ms", "{:.2f}"),
     "chain_ms": ("chain ms/link", "{:.2f}"),
     "array_ms": ("10 MB ms", "{:.1f}"),
