@@ -1,6 +1,7 @@
 """The documentation is true: every snippet runs, every link leads somewhere, the README's commands are the ones we run.
 
-A page runs as a script in a process of its own, from an empty folder, as a reader would run it.
+A page runs as a script in a process of its own, from an empty folder, as a reader would run it. Services that it names
+run as daemons of that name.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 import snippets
+from tests.sites import Site
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = [str(path.relative_to(ROOT)) for path in snippets.pages(ROOT)]
@@ -37,7 +39,13 @@ def run_as_script(text: str, name: str, folder: Path) -> subprocess.CompletedPro
 def test_every_snippet_of_a_page_runs(name: str, tmp_path: Path) -> None:
     text = snippets.script((ROOT / name).read_text(encoding="utf-8"))
 
-    outcome = run_as_script(text, Path(name).stem + ".py", tmp_path)
+    named = re.findall(r'remote_service\("(\w+)"\)', text)
+    sites = [Site(service) for service in dict.fromkeys(named)]
+    try:
+        outcome = run_as_script(text, Path(name).stem + ".py", tmp_path)
+    finally:
+        for site in sites:
+            site.stop("--kill")
 
     assert outcome.returncode == 0, f"{name} (lines are those of the page)\n{outcome.stdout}{outcome.stderr}"
 

@@ -59,6 +59,10 @@ OPTIONS = {
     "release": "--service --state",
     "send": "--timeout --service --state",
     "resume": "--workers --resources --state",
+    "service": "--name --listen --state --workers --executor --export --resources --foreground --json --drain --kill "
+    "--expect --trust-results",
+    "user": "--roles --service --json",
+    "keygen": "--json",
     "recover": "--state --json",
     "agent": "--set --foreground --json",
     "revoke": "--service",

@@ -58,7 +58,11 @@ ADVICE = {
     "T404": "Install the same version of trun on both sides.",
     "T405": "Something that is not trun speaks on that socket, or a version that does not fit.",
     "T406": "The reason is in the message; nothing was changed.",
+    "T407": "Stop. Ask the operator whether the key has really changed; only then `trun service forget NAME` and "
+    "`trun service add NAME ADDRESS --expect KEY`.",
     "T408": "Ask whoever lent the token for a new one; `trun agent` renews those of waiting jobs.",
+    "T409": "The reason is in the message: the size, the ticket or the space at the other side. Nothing was taken.",
+    "T410": "What arrived is not what was announced: fetch it again, and ask its owner if that does not help.",
     "T900": "A fault of trun itself. Please report it, with the traceback that TRUN_DEBUG=1 shows.",
 }
 

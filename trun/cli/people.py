@@ -23,10 +23,10 @@ def user(words: Sequence[str]) -> int:
     """Run ``trun user add|remove|list``."""
     verbs = {"add": _add, "remove": _remove, "list": _list}
     if not words or words[0] in ("-h", "--help"):
-        print("usage: trun user add NAME KEY --roles read,submit[,upload,admin] --service NAME")
+        print("usage: trun user add NAME KEY --roles read,submit,upload,admin --service NAME")
         print("       trun user remove NAME --service NAME")
-        print("       trun user list --service NAME [--json]")
-        return 0 if words else 2
+        print("       trun user list --service NAME --json")
+        raise SystemExit(0 if words else 2)
     verb = verbs.get(words[0])
     if verb is None:
         raise UsageError(f"there is no `trun user {words[0]}`.{nearest(words[0], verbs)}")

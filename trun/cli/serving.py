@@ -38,6 +38,21 @@ MOVING = ("queued", "running", "lost")
 LOOK_S = 0.1
 
 
+HELP = """\
+usage: trun service start|stop|status|list|add|forget ...
+
+  start --name NAME   start a service on this machine; returns when it is ready
+        --listen tcp://HOST:PORT or ipc://PATH, --state DIR, --workers N, --executor WHERE, --export DIR,
+        --resources gpu=2,sim=1 --foreground --json
+  stop NAME           stop it; running jobs live on for the next start; --drain waits for them, --kill ends them
+  status [NAME]       say where it answers, its key, and what it does; --json
+  list                list the services that this user knows; --json
+  add NAME ADDRESS    write down where a service is: --expect KEY, --trust-results
+  forget NAME         remove a service from the known ones
+
+Each of them has help of its own."""
+
+
 def service(words: Sequence[str]) -> int:
     """Run ``trun service VERB ...``."""
     verbs: dict[str, Callable[[Sequence[str]], int]] = {
@@ -49,14 +64,8 @@ def service(words: Sequence[str]) -> int:
         "forget": _forget,
     }
     if not words or words[0] in ("-h", "--help"):
-        print("usage: trun service start|stop|status|list|add|forget ...\n")
-        print("  start   start a service on this machine; returns when it is ready")
-        print("  stop    stop it; running jobs live on for the next start (--drain waits, --kill ends them)")
-        print("  status  say where it answers, its key, and what it does")
-        print("  list    list the services that this user knows")
-        print("  add     write down the address and the key of a service")
-        print("  forget  remove a service from the known ones")
-        return 0 if words else 2
+        print(HELP)
+        raise SystemExit(0 if words else 2)
     verb = verbs.get(words[0])
     if verb is None:
         raise UsageError(f"there is no `trun service {words[0]}`.{nearest(words[0], verbs)}")
