@@ -24,6 +24,7 @@ HEAVY = ("msgspec", "logging", "trun.errors", "trun.messages", "argparse", "path
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TRUN_STATE_DIR", str(tmp_path))
+    monkeypatch.setattr(completing, "PATIENCE_S", 60.0)
     journal = SqliteJournal(tmp_path / "runs" / "play-1")
     numbers = [1, 2, 127, 128, 256, 70_000]
     jobs = list(zip(numbers, NAMES, STATES, strict=True))
@@ -48,7 +49,8 @@ def test_ids_are_those_of_the_record_the_newest_first(state: Path) -> None:
 
 def test_tab_loads_next_to_nothing(state: Path) -> None:
     script = (
-        "import sys; old = set(sys.modules); from trun.cli import main; main(['__complete', 'why', 'f'])\n"
+        "import sys; old = set(sys.modules)\n"
+        "from trun.cli import completing, main; completing.PATIENCE_S = 60.0; main(['__complete', 'why', 'f'])\n"
         f"print([name for name in {HEAVY!r} if name in sys.modules and name not in old])"
     )
 
