@@ -11,7 +11,8 @@ So it fetches ``trun://`` and ``https://`` from public hosts, and what ``[fetch]
     *                                           everything
 
 The operator sets ``TRUN_FETCH__ALLOW`` and ``TRUN_FETCH__MAX_SIZE`` in the daemon's environment, which its workers
-share. Where the first is not set, a service that has keys, and so may have other people, is bounded; one without is not.
+share. Where the first is not set, a service that has keys, and so may have other people, is bounded; one without is
+not.
 Rule: names are looked up once, and what was looked at is what is connected to.
 """
 
