@@ -179,6 +179,24 @@ def remembered() -> Iterator[None]:
         tokens.verified = verified
 
 
+def answered(token: str) -> tuple[str, float]:
+    """Return why a token is refused (empty: it is not), and the CPU seconds that this took."""
+    begin = time.thread_time()
+    try:
+        tokens.check(
+            token, roots=ROOTS, bearer=EVERYBODY, now=NOW, op="read", resource="job:4f", revoked=lambda _id: False
+        )
+    except TokenRefused as refused:
+        return refused.reason, time.thread_time() - begin
+    return "", time.thread_time() - begin
+
+
+def afresh(token: str) -> float:
+    """Return the CPU seconds of a check for which no signature is remembered."""
+    tokens.verified.cache_clear()  # type: ignore[attr-defined]
+    return answered(token)[1]
+
+
 @remembered()
 def run(count: int, seed: int) -> Outcome:
     """Check so many changed tokens."""
@@ -193,19 +211,13 @@ def run(count: int, seed: int) -> Outcome:
         if token in genuine:
             outcome.genuine += 1
             continue
-        begin = time.thread_time()
-        try:
-            tokens.check(
-                token, roots=ROOTS, bearer=EVERYBODY, now=NOW, op="read", resource="job:4f", revoked=lambda _id: False
-            )
-            reason = ""
-        except TokenRefused as refused:
-            reason = refused.reason
+        reason, took_s = answered(token)
+        if took_s > outcome.slowest_s:  # measured again: other work on the machine is no property of the token
+            outcome.slowest_s = max(outcome.slowest_s, min(took_s, *(afresh(token) for _ in range(4))))
         if reason in ("malformed", "signature"):
             outcome.refused[reason] += 1
         else:
             outcome.accepted.append(token)
-        outcome.slowest_s = max(outcome.slowest_s, time.thread_time() - begin)
     return outcome
 
 

@@ -57,6 +57,7 @@ def test_no_changed_token_is_accepted_by_anybody(seed: int) -> None:
     assert outcome.accepted == []
     assert set(outcome.refused) == {"malformed", "signature"}
     assert min(outcome.refused.values()) > 5_000
+    assert outcome.slowest_s < 0.05  # 5 ms are promised; other work shares the machine
 
 
 def second_reading(token: str) -> list[dict[str, Any]]:
