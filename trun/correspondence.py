@@ -22,7 +22,7 @@ from typing import Any
 import trun.hauling as hauling
 from trun.adapters.sockets import Wake
 from trun.errors import ProtocolError, ServiceUnavailable, TrunError
-from trun.messages import Answer, Answered, Blob, ErrorInfo, JobSpec, Origin, Present, Relay, Unheard
+from trun.messages import Answer, Answered, Blob, ErrorInfo, JobSpec, Origin, Present, Relay, Unheard, Unneeded
 from trun.relaying import Relayed
 from trun.service import Service, remote_error
 
@@ -234,6 +234,15 @@ class Correspondence:
 
         known.service.begin_ask(verb, **arguments).add_done_callback(come)
         return found
+
+    def dismiss(self, spec: JobSpec, uid: str, reason: str) -> bool:
+        """Tell another service that its job lost a race of ours; False where we do not speak to it."""
+        for origin in spec.origins:
+            known = self._all.get((origin.address, origin.key))
+            if uid in origin.streams and known is not None and known.service.gone is None:
+                known.service.post(Unneeded(uids=(uid,), reason=reason))
+                return True
+        return False
 
     def _origin_of(self, spec: JobSpec | None, service: str) -> Origin | None:
         for origin in spec.origins if spec is not None else ():

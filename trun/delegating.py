@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from trun.errors import TrunError
 from trun.front import doors
-from trun.messages import Bounce, Origin
+from trun.messages import Bounce, Dismissed, Origin, Unneeded
 from trun.outcomes import known_jobs
 from trun.relaying import relay
 from trun.service import Service
@@ -128,4 +128,13 @@ def bounced(target: Service, bounce: Bounce) -> None:
             relay(uid, origin=origin, target=target)
 
 
+def dismissed(target: Service, found: Dismissed) -> None:
+    """Jobs of other services lost a race on this one: tell those services (in the link's thread)."""
+    for uid in found.uids:
+        origin = getattr(known_jobs.get(uid), "service", None)
+        if isinstance(origin, Service) and not origin.closed and origin.gone is None:
+            origin.post(Unneeded(uids=(uid,), reason=found.reason))
+
+
 doors["bounce"] = bounced
+doors["dismiss"] = dismissed

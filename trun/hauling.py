@@ -19,9 +19,6 @@ from trun.messages import Blob
 if TYPE_CHECKING:
     from trun.service import Service
 
-#: Bytes that one part of a result may have when it is brought from elsewhere.
-LARGEST = 64 * 1024**3
-
 
 def writer(service: Service) -> Callable[[memoryview], Blob] | None:
     """Return what keeps a large part of an argument for a service; None where all goes inside of messages."""
@@ -49,7 +46,7 @@ def opener(service: Service, uid: str) -> Callable[[Blob], memoryview]:
     def bring(blob: Blob) -> memoryview:
         from trun.adapters import transfer
 
-        return memoryview(transfer.fetch_bytes(*_where(service, "blob", uid=uid, name=blob.name), size_cap=LARGEST))
+        return memoryview(transfer.fetch_bytes(*_where(service, "blob", uid=uid, name=blob.name), size_cap=blob.size))
 
     return bring
 
@@ -60,7 +57,7 @@ def bring_file(service: Service, uid: str, blob: Blob, target: Path) -> None:
 
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     where = _where(service, "blob", uid=uid, name=blob.name, checked=True)
-    transfer.fetch(*where, target, size_cap=LARGEST, key=f"{uid}-{blob.name}")
+    transfer.fetch(*where, target, size_cap=blob.size, key=f"{uid}-{blob.name}")
 
 
 def _where(service: Service, verb: str, **arguments: Any) -> tuple[str, str, str]:

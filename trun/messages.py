@@ -304,6 +304,13 @@ class Cancel(Request, frozen=True):
     reason: str = ""
 
 
+class Unneeded(Request, frozen=True):
+    """These jobs lost a race on another service: cancel those that nothing here needs any more."""
+
+    uids: tuple[str, ...]
+    reason: str = ""
+
+
 class Hold(Request, frozen=True):
     """Do not start these jobs until they are released."""
 
@@ -480,6 +487,13 @@ class Bounce(Message, frozen=True):
 
     service_key: str
     streams: tuple[str, ...]
+    reason: str = ""
+
+
+class Dismissed(Message, frozen=True):
+    """These jobs of other services lost a race here: will the client tell those services?"""
+
+    uids: tuple[str, ...]
     reason: str = ""
 
 
@@ -676,6 +690,7 @@ AnyRequest = (
     | Define
     | Submit
     | Cancel
+    | Unneeded
     | Hold
     | Release
     | Retry
@@ -694,7 +709,7 @@ AnyRequest = (
     | Present
     | Bye
 )
-AnyAnswer = Welcome | Entries | Gap | Answer | Refuse | Perform | Bounce
+AnyAnswer = Welcome | Entries | Gap | Answer | Refuse | Perform | Bounce | Dismissed
 AnyReport = (
     Ended
     | Emitted

@@ -34,6 +34,7 @@ from trun.messages import (
     Cancel,
     Credit,
     Define,
+    Dismissed,
     Do,
     Drain,
     Entries,
@@ -139,9 +140,7 @@ class Service(Front):
     def _greet(self) -> None:
         hello = Hello(session=self.session, pid=os.getpid(), detach=self.detach)
         shown = [Present(tokens=self.tokens)] if self.tokens else []
-        # What is defined goes first: jobs that waited for the connection need it, and it may have been lost.
-        defined = [Define(digest=d, data=data) for d, data in list(self._definitions.items())]
-        self._send([*shown, hello, Credit(entries=CREDIT), *defined])
+        self._send([*shown, hello, Credit(entries=CREDIT), *self._said_before()])
 
     def _send(self, messages: Sequence[AnyRequest]) -> None:
         if self._gone is not None:
@@ -244,10 +243,13 @@ class Service(Front):
         again = self.welcome is not None
         self.welcome = welcome
         self._greeted.set()
-        if not again:
-            return
-        # The connection is a new one: say again what may have been lost, then go on where each stream stopped.
-        messages: list[AnyRequest] = []
+        if again:
+            for relayed in list(self.abroad.values()):
+                relayed.again()
+
+    def _said_before(self) -> list[AnyRequest]:
+        """Return what the connection before may have lost, before all that waits for this one and builds upon it."""
+        messages: list[AnyRequest] = [Define(digest=d, data=data) for d, data in list(self._definitions.items())]
         lost = list(self._unacknowledged.values())
         if lost:
             wanted = {spec.group for spec in lost}
@@ -256,9 +258,7 @@ class Service(Front):
         streams = tuple((uid, listener.seq + 1) for uid, listener in list(self._listeners.items()))
         if streams:
             messages.append(Listen(streams=streams))
-        self._wire.send(messages)  # type: ignore[union-attr]
-        for relayed in list(self.abroad.values()):
-            relayed.again()
+        return messages
 
     def link_state(self, state: str) -> None:
         """Hear from the wire that it is ``up`` again or ``down`` (in its thread)."""
@@ -474,7 +474,7 @@ def remote_error(info: ErrorInfo) -> Exception:
 
 # -- which service is meant -------------------------------------------------------------------------------------------
 
-_DOORS: dict[type, str] = {Perform: "perform", Bounce: "bounce"}
+_DOORS: dict[type, str] = {Perform: "perform", Bounce: "bounce", Dismissed: "dismiss"}
 
 _stack: contextvars.ContextVar[tuple[Service, ...]] = contextvars.ContextVar("trun_service", default=())
 _default: Service | None = None

@@ -305,3 +305,33 @@ def test_silence_of_the_network_is_noticed_and_nothing_fails(start: Start, tmp_p
     assert not job.done()
     pipe.write_text("four")
     assert job.result(PATIENCE_S) == "four"
+
+
+def stay(pipe: str) -> None:
+    with open(pipe, "w") as file:
+        file.write(str(os.getpid()))
+    signal.pause()
+
+
+@pytest.mark.parametrize("needed", [False, True])
+def test_a_loser_on_another_service_is_stopped_unless_something_needs_it(
+    start: Start, tmp_path: Path, needed: bool
+) -> None:
+    pipe = str(tmp_path / "pipe")
+    os.mkfifo(pipe)
+    start("alpha")
+    start("beta")
+    alpha, beta = trun.remote_service("alpha"), trun.remote_service("beta")
+    slow = alpha.submit(stay, pipe)
+    if needed:
+        alpha.submit(double, slow)
+    assert Path(pipe).read_text()
+    quick = beta.submit(double, 4)
+    race = trun.first(quick, slow, service=beta)
+    assert race.result(PATIENCE_S) == 8
+    if needed:
+        assert alpha.submit(double, 1).result(PATIENCE_S) == 2
+        assert slow.running()
+        slow.cancel()
+    with pytest.raises(trun.JobAborted):
+        slow.result(PATIENCE_S)

@@ -20,7 +20,7 @@ from trun.core.book import Book
 from trun.core.groups import Groups
 from trun.core.known import Known, final_event
 from trun.core.ready import Ledger, Needs, ReadyQueue
-from trun.core.record import JobRecord, JobState, Start, Stop, Turn
+from trun.core.record import Dismiss, JobRecord, JobState, Start, Stop, Turn
 from trun.core.retrying import delay_s, has_retry, is_poison
 from trun.core.states import Cause
 from trun.core.timers import Timers
@@ -436,10 +436,13 @@ class Flow:
         name = self._name(life.winner)
         for uid in spec.choices:
             loser = book.records.get(uid)
-            if loser is None or uid == life.winner or spec.losers == "none":
+            if uid == life.winner or spec.losers == "none" or (spec.losers != "all" and self.waits.demand(uid)):
                 continue
-            if spec.losers == "all" or not self.waits.demand(uid):
-                self.cancel(loser, "race", f"lost the race {race.id} to {name}")
+            reason = f"lost the race {race.id} to {name}"
+            if loser is not None:
+                self.cancel(loser, "race", reason)
+            else:
+                book.out.append(Dismiss(spec, uid, reason))
         self.await_winner(race)
 
     def await_winner(self, race: JobRecord) -> None:

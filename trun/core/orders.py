@@ -16,7 +16,7 @@ from trun.core.flow import Flow
 from trun.core.record import Deliver, JobRecord, JobState
 from trun.core.wants import condition_of
 from trun.errors import UnknownName, UsageError
-from trun.messages import Cancel, Held, Hold, Message, Release, Released, Retried, Retry, Tell, Told, Waiting
+from trun.messages import Cancel, Held, Hold, Message, Release, Released, Retried, Retry, Tell, Told, Unneeded, Waiting
 
 #: Tokens of messages to jobs that are remembered, so that one that was sent twice arrives once.
 TOKENS = 1000
@@ -31,6 +31,7 @@ class Orders:
         self._tokens: deque[tuple[str, str]] = deque(maxlen=TOKENS)
         self.handlers: dict[type[Message], Callable[[Any], None]] = {
             Cancel: self._cancel,
+            Unneeded: self._unneeded,
             Hold: self._hold,
             Release: self._release,
             Retry: self._retry,
@@ -52,6 +53,12 @@ class Orders:
     def _cancel(self, message: Cancel) -> None:
         for record in self._find(message.uids):
             self._flow.cancel(record, "user", message.reason or "cancelled by the user")
+
+    def _unneeded(self, message: Unneeded) -> None:
+        for uid in message.uids:
+            record = self._book.records.get(uid)
+            if record is not None and not self._flow.waits.demand(uid):
+                self._flow.cancel(record, "race", message.reason or "lost a race on another service")
 
     # -- hold and release
 

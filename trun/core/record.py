@@ -164,6 +164,14 @@ class Deliver(NamedTuple):
     text: str
 
 
+class Dismiss(NamedTuple):
+    """A choice of a race that is a job of another service has lost: that service may stop it."""
+
+    race: JobSpec
+    uid: str
+    reason: str
+
+
 class Replay(NamedTuple):
     """Read the stream's events from ``since`` and bring them back as ``Replayed``."""
 
@@ -186,12 +194,13 @@ class RefuseJobs(NamedTuple):
     error: ErrorInfo
 
 
-Effect = Save | SaveSpec | Publish | Start | Stop | Deliver | Replay | Turn | RefuseJobs
+Effect = Save | SaveSpec | Publish | Start | Stop | Deliver | Dismiss | Replay | Turn | RefuseJobs
 
 __all__ = [
     "FINAL_STATES",
     "AnyEvent",
     "Deliver",
+    "Dismiss",
     "Effect",
     "FailureKind",
     "JobRecord",

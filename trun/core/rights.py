@@ -35,6 +35,7 @@ from trun.messages import (
     Suspend,
     Tell,
     Unlisten,
+    Unneeded,
 )
 
 #: From the least to the most.
@@ -56,6 +57,7 @@ REQUESTS: Mapping[type[Request], str] = {
     Define: "submit",
     Submit: "submit",
     Cancel: OWN,
+    Unneeded: OWN,
     Hold: OWN,
     Release: OWN,
     Retry: OWN,

@@ -156,7 +156,8 @@ class Waits:
         """Return the uids of live jobs that still need this one: they wait for it or its group, or are its children."""
         book = self._book
         owners = [str(owner) for owner in self.resolver.owners_about(uid)]
-        group = book.records[uid].spec.group
+        record = book.records.get(uid)  # none: a job of another service
+        group = record.spec.group if record is not None else ""
         if group:
             owners += [str(owner) for owner in self.resolver.owners_about(group)]
         return tuple(dict.fromkeys([*owners, *book.children(uid)]))

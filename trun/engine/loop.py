@@ -20,9 +20,9 @@ from trun.core import record as effects
 from trun.core.codec import encode
 from trun.core.machine import Machine
 from trun.engine.gate import Gate
-from trun.engine.payloads import Payloads
+from trun.engine.payloads import Payloads, performance
 from trun.engine.recovery import recover
-from trun.engine.sessions import Session, describe, left_moving
+from trun.engine.sessions import Session, describe, fault, is_idle, left_moving
 from trun.engine.sides import Mail, View, later
 from trun.engine.streams import Subscriptions
 from trun.errors import StateFull, TrunError, UnknownName
@@ -40,6 +40,7 @@ from trun.messages import (
     Completed,
     Credit,
     Define,
+    Dismissed,
     Do,
     Drain,
     Ended,
@@ -48,7 +49,6 @@ from trun.messages import (
     Listen,
     Message,
     OwnerLeft,
-    Perform,
     Performed,
     Present,
     Refuse,
@@ -94,20 +94,16 @@ class Engine:
         self.clock = clock
         self.welcome = welcome
         self.views = views
-        #: Asked about everybody but the owner of the service.
-        self.gate = gate
-        #: Hears other services for our jobs.
-        self.mail: Mail | None = None
+        self.gate = gate  # asked about everybody but the owner of the service
+        self.mail: Mail | None = None  # hears other services for our jobs
         self.streams = Subscriptions(journal)
         self.payloads = Payloads(journal, machine)
         self.sessions: dict[str, Session] = {}
         self.peers: dict[bytes, Session] = {}
         #: Called with each new session (the node watches its process).
         self.on_session: Callable[[Session], None] = lambda session: None
-        #: Set when a client asked a private node to stop.
-        self.stopping = False
-        #: The error of the last commit while the state folder is full; submissions are refused meanwhile.
-        self.full: StateFull | None = None
+        self.stopping = False  # set when a client asked a private node to stop
+        self.full: StateFull | None = None  # the last commit's error while the disk is full: submissions are refused
         self.counts: Counter[str] = Counter()
         self._resumes: dict[tuple[str, int], tuple[str, str]] = {}
         self._draining = False
@@ -256,16 +252,8 @@ class Engine:
 
     def _let_perform(self, order: Order) -> None:
         """Ask the client to run one of its inline jobs."""
-        call = order.spec.call
-        if call is not None:
-            ask = Perform(
-                uid=order.uid,
-                epoch=order.epoch,
-                function=order.function,
-                arguments=call.arguments,
-                inputs=order.inputs,
-            )
-            self._reply_to(order.spec.session, ask)
+        if order.spec.call is not None:
+            self._reply_to(order.spec.session, performance(order))
 
     def _performed(self, peer: bytes, message: Performed, now: float) -> None:
         record = self.machine.records.get(message.uid)
@@ -284,6 +272,9 @@ class Engine:
                 waiting = self._resumes.pop((uid, epoch), None)
                 if waiting is not None:
                     self._reply_to(waiting[0], Answer(token=waiting[1]))
+            case effects.Dismiss(spec, uid, reason):
+                if self.mail is None or not self.mail.dismiss(spec, uid, reason):
+                    self._reply_to(spec.session, Dismissed(uids=(uid,), reason=reason))
             case effects.RefuseJobs(session, uids, error):
                 self._reply_to(session, Refuse(uids=uids, error=error))
             case _:
@@ -291,7 +282,7 @@ class Engine:
 
     def _send(self, peer: bytes, answers: Sequence[AnyAnswer]) -> None:
         if self.endpoint is not None and not self.endpoint.send(peer, answers):
-            self._forget_peer(peer)
+            self.forget(peer)
 
     def _reply_to(self, session: str, answer: AnyAnswer) -> None:
         known = self.sessions.get(session)
@@ -326,18 +317,26 @@ class Engine:
             session = self.sessions[name] = Session(name)
         return session
 
-    def _forget_peer(self, peer: bytes) -> None:
+    def forget(self, peer: bytes) -> None:
+        """A peer has gone: nobody sends to it any more."""
         self.streams.drop(peer)
         if self.gate is not None:
             self.gate.forget(peer)
+        self._part(peer)
+
+    def _part(self, peer: bytes) -> None:
         session = self.peers.pop(peer, None)
         if session is not None and session.peer == peer:
             session.peer = None
+            if is_idle(session):
+                self.sessions.pop(session.name, None)
 
     def _hello(self, peer: bytes, message: Hello, now: float) -> None:
+        if (before := self.peers.get(peer)) is not None and before.name != message.session:
+            self._part(peer)
         session = self.session(message.session)
         if session.peer is not None and session.peer != peer:
-            self._forget_peer(session.peer)
+            self.forget(session.peer)
         session.peer = peer
         session.pid = message.pid
         session.detach = message.detach
@@ -403,8 +402,8 @@ class Engine:
             if isinstance(data, Future):
                 return later(self.mail, peer, message.token, data)
             answer = Answer(token=message.token, data=data)
-        except TrunError as error:
-            answer = Answer(token=message.token, error=describe(error))
+        except Exception as error:  # what is asked in a strange way ends no service
+            answer = Answer(token=message.token, error=fault(message.verb, error))
         self._answers.append((peer, answer))
 
     def _do(self, peer: bytes, message: Do, now: float) -> None:
@@ -462,7 +461,7 @@ class Engine:
 
     def _bye(self, peer: bytes, message: Bye, now: float) -> None:
         session = self.peers.get(peer)
-        self._forget_peer(peer)
+        self.forget(peer)
         if session is not None:
             self.leave(session, now)
         if message.stop:

@@ -41,6 +41,10 @@ class Mail(Protocol):
         """Ask another service for a job; the plain data comes to the future."""
         ...
 
+    def dismiss(self, spec: JobSpec, uid: str, reason: str) -> bool:
+        """Tell another service that its job lost a race of ours; False where we do not speak to it."""
+        ...
+
     def take(self) -> Sequence[Relay | Unheard | Answered]:
         """Return what has come."""
         ...
