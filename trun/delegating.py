@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trun.errors import TrunError
 from trun.front import doors
@@ -21,9 +21,6 @@ from trun.messages import Bounce, Dismissed, Origin, Unneeded
 from trun.outcomes import known_jobs
 from trun.relaying import relay
 from trun.service import Service
-
-if TYPE_CHECKING:
-    from trun.adapters import agency
 
 _log = logging.getLogger(__name__)
 
@@ -67,26 +64,14 @@ def _by_agent(origin: Service, target: Service, resources: list[str], job: str) 
     """Let the agent lend, and renew, if one runs; else nothing."""
     from trun.adapters import agency
 
-    agent = agency.running() if job else None
-    if agent is None or target.welcome is None or origin.welcome is None:
+    if not job or target.welcome is None or agency.running() is None:
         return ""
-    renewal = agency.Renewal(service=_where(target), job=job)
-    wanted = agency.Attenuate(
-        service=_where(origin),
-        holder=target.welcome.key,
-        ops=OPS,
-        res=tuple(resources),
-        expires=time.time() + RENEWED_S,
-        renew=renewal,
+    import trun.minting as minting
+
+    until = time.time() + RENEWED_S
+    return minting.lend(
+        origin, holder=target.welcome.key, ops=OPS, res=resources, expires=until, renew=(target, job)
     )
-    return str(agent.ask(wanted)["token"])
-
-
-def _where(service: Service) -> agency.Where:
-    from trun.adapters import agency
-
-    key = service.welcome.key if service.welcome is not None and not service.near else ""
-    return agency.Where(name=service.name, address=service.address, key=key)
 
 
 def lend(origin: Service, *, holder: str, resources: list[str], seconds: float | None = None) -> str:

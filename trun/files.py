@@ -48,6 +48,8 @@ def fetch_url(url: Any, auth: Any = None, when: Any = None, service: Any = None)
             raise BadOption(f"auth= is for the trun:// addresses of other services, not for {address!r}.")
         if isinstance(url, str):
             url = _by_key(url)
+    if hasattr(auth, "bound_to"):
+        auth = auth.bound_to((service if service is not None else services.current()).wait_ready().key)
     given: dict[str, Any] = {"name": "fetch"}
     if when is not None:
         given["when"] = when

@@ -27,7 +27,6 @@ from trun.messages import Answer, AnyAnswer, Ask
 from trun.service import Service
 
 if TYPE_CHECKING:
-    from trun.adapters.keys import KeyPair
     from trun.adapters.known import Known
 
 #: Seconds that a service may take to greet us, that a tunnel may take, and that a web page may take.
@@ -198,10 +197,11 @@ def connect(address: str, *, name: str, key: str = "", trusted: bool = True) -> 
     made.trusted = trusted
     made.near = not key
     if key:
+        from trun.adapters import agency
         from trun.adapters.keys import fingerprint, from_z85
 
         from_z85(key)
-        mine = _keys(name, address, key)
+        mine = agency.keys_for(agency.Where(name=name, address=address, key=key))
         link = Link(address, security=Curve(mine.secret, mine.public, server=key))
         made.on_refused = lambda: _another_key(name, address, fingerprint(key))
     else:
@@ -219,19 +219,6 @@ def connect(address: str, *, name: str, key: str = "", trusted: bool = True) -> 
         atexit.register(_at_exit)
     _opened.append(made)
     return made
-
-
-def _keys(name: str, address: str, key: str) -> KeyPair:
-    """Return what we speak with: a session that the agent has registered there, or the user's own keys."""
-    from trun.adapters import agency
-    from trun.adapters.keys import KeyPair, user_keys
-
-    agent = agency.running()
-    if agent is None:
-        return user_keys()
-    where = agency.Where(name=name, address=address, key=key)
-    found = agent.ask(agency.Session(service=where))
-    return KeyPair(bytes.fromhex(found["seed"]))
 
 
 #: Handles of this process: what was submitted must have arrived when the interpreter ends.
