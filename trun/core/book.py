@@ -108,6 +108,10 @@ class Book:
         """Return the jobs of a session that have not ended, in order of submission."""
         return [self.records[uid] for uid in self._unfinished.get(session, ())]
 
+    def unfinished_of(self, prefix: str) -> int:
+        """Return how many jobs have not ended in all sessions whose names begin so."""
+        return sum(len(mine) for session, mine in self._unfinished.items() if session.startswith(prefix))
+
     def children(self, uid: str) -> Iterable[str]:
         """Return the unfinished jobs that this job submitted from inside."""
         return self._children.get(uid, ())

@@ -13,19 +13,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import Any
 
 import msgspec
 
 from trun.adapters.addresses import place
-from trun.conditions import wire
-from trun.conditions.atoms import JobAtom
 from trun.core.machine import Machine
-from trun.core.record import JobRecord
 from trun.core.rights import OWN, REQUESTS, VERBS, allows
 from trun.core.scopes import for_export, for_file
+from trun.engine import intake, quotas
+from trun.engine.guests import Guest, Refusal, denial, refused, stranger
 from trun.engine.sessions import describe
 from trun.engine.streams import Subscriptions
 from trun.errors import NotAuthorised, ProtocolError, TrunError, UnknownName
@@ -34,17 +33,15 @@ from trun.messages import (
     AnyAnswer,
     AnyRequest,
     Ask,
-    Blob,
     Bye,
     Cancel,
     Credit,
+    Define,
     Do,
     ErrorInfo,
     Hello,
     Hold,
-    JobSpec,
     Listen,
-    Payload,
     Performed,
     Present,
     Refuse,
@@ -55,6 +52,7 @@ from trun.messages import (
     Submit,
     Tell,
     Unlisten,
+    Unneeded,
 )
 from trun.ports import Grant, Powers
 
@@ -64,49 +62,22 @@ _audit = logging.getLogger("trun.audit")
 LOOK_S = 0.5
 #: Requests of one stranger that are answered; afterwards they are dropped in silence.
 STRANGER_ANSWERS = 5
+#: Requests of one connection of a stranger that are looked at; afterwards it is deaf to them.
+STRANGER_REQUESTS = 200
+#: Largest sequence number that is asked for.
+MOST_SEQ = 2**62
 #: Requests that change and show nothing: only their refusal is audited.
 _QUIET = (Credit, Unlisten, Bye)
+NOBODY: frozenset[str] = frozenset()
 #: Resources that the tokens of one peer may open at a time.
 GRANTS = 50_000
+#: Atoms of one peer that are remembered as its own.
+ATOMS = 10_000
 #: Streams that are no job.
 _STREAMS = ("condition", "service")
 
 
 Answers = list[tuple[bytes, AnyAnswer]]
-
-
-class Refusal(Exception):
-    """A request is not allowed; ``error`` says so to the peer, or nothing does."""
-
-    def __init__(self, error: TrunError | None) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-class _Peer:
-    __slots__ = ("grants", "key", "name", "relays", "roles", "session", "streams", "told", "user")
-
-    def __init__(self, user: str, name: str, key: str) -> None:
-        self.user = user
-        #: The key that it spoke with, which may be that of a session of the user.
-        self.key = key
-        self.name = name
-        self.session = ""
-        self.told = 0
-        #: {resource: the newest token that speaks of it}
-        self.grants: OrderedDict[str, Grant] = OrderedDict()
-        #: What the key could do when it was heard last.
-        self.roles: frozenset[str] = frozenset()
-        #: Streams of other services that it may pass on.
-        self.relays: set[str] = set()
-        #: Streams that it listens to by a token.
-        self.streams: dict[str, Grant] = {}
-
-
-def _denial(message: Any, error: ErrorInfo) -> AnyAnswer:
-    if isinstance(message, Submit):
-        return Refuse(uids=tuple(spec.uid for spec in message.specs), error=error)
-    return Answer(token=str(getattr(message, "token", "")), error=error)
 
 
 class Gate:
@@ -116,12 +87,14 @@ class Gate:
         self._machine = machine
         self._powers = powers
         self._service = service
-        self._peers: dict[bytes, _Peer] = {}
+        self._peers: dict[bytes, Guest] = {}
         self._looked = 0.0
         #: Requests that were refused.
         self.denied = 0
-        #: {session: user}: a session belongs to the user who opened it first.
-        self._sessions: dict[str, str] = {}
+        self._quotas = quotas.Quotas()
+        self._streams: Subscriptions | None = None
+        #: Peers that speak for somebody else than before.
+        self._turned: list[bytes] = []
         #: Streams of the present message that are not shown, and why; taken by the engine.
         self.refused: list[tuple[str, TrunError | None]] = []
         #: Called with (user, name, reason) of a stranger that asks to be let in.
@@ -144,7 +117,7 @@ class Gate:
         except Refusal as refusal:
             self.denied += 1
             if refusal.error is not None:
-                answers.append((peer, _denial(message, describe(refusal.error))))
+                answers.append((peer, denial(message, describe(refusal.error))))
         for stream, error in self.refused:
             if error is not None:
                 answers.append((peer, Refuse(uids=(stream,), error=describe(error))))
@@ -153,6 +126,9 @@ class Gate:
 
     def cut_off(self, now: float, streams: Subscriptions, answers: Answers) -> None:
         """Show no more to those whose right to see it has ended."""
+        self._streams = streams
+        while self._turned:
+            streams.drop(self._turned.pop())  # what it was shown, it was shown as somebody else
         for peer, stream, reason in self.expired(now):
             error = ErrorInfo(type="trun.errors.NotAuthorised", message=reason)
             if stream:
@@ -167,22 +143,29 @@ class Gate:
         known, key = self._peers.get(peer), user
         user = self._powers.user(key)
         if known is None or known.user != user:
-            known = self._peers[peer] = _Peer(user, self._powers.name(user), key)
-        known.roles = roles = self._powers.roles(user)
+            if known is not None:
+                self._turned.append(peer)
+            known = self._peers[peer] = Guest(peer, user, self._powers.name(user), key)
+        roles = self._powers.roles(user)
+        known.roles |= roles
+        is_stranger = not roles and not known.grants
+        if is_stranger and known.told > STRANGER_REQUESTS:
+            raise Refusal(None)
         try:
+            self._take_quota(known, message)
             found = self._look(known, roles, message)
         except Refusal as refusal:
-            self._log(known, message, "denied")
-            if not roles and not known.grants:
-                known.told += 1
-                if known.told > STRANGER_ANSWERS:
-                    raise Refusal(None) from None
+            known.told += 1
+            if not is_stranger or known.told <= STRANGER_ANSWERS or not known.told & (known.told - 1):
+                self._log(known, message, "denied")  # of many alike the 8th, the 16th, ...
+            if is_stranger and known.told > STRANGER_ANSWERS:
+                raise Refusal(None) from None
             raise refusal
         if not isinstance(message, _QUIET):
             self._log(known, message, "allowed")
         return found
 
-    def _log(self, peer: _Peer, message: AnyRequest, verdict: str) -> None:
+    def _log(self, peer: Guest, message: AnyRequest, verdict: str) -> None:
         what = type(message).__name__
         if isinstance(message, Ask):
             what += f" {message.verb[:40]!r}"
@@ -190,63 +173,73 @@ class Gate:
         ids = newest.ids[-1][:16] if newest is not None else "-"
         _audit.info("%s user=%s key=%s operation=%s tokens=%s", verdict, peer.name, peer.user, what, ids)
 
+    def _take_quota(self, peer: Guest, message: AnyRequest) -> None:
+        try:
+            self._quotas.take(peer.user, message, time.monotonic())
+        except NotAuthorised as error:
+            raise Refusal(error) from None
+
     # -- each kind of request
 
-    def _look(self, peer: _Peer, roles: frozenset[str], message: AnyRequest) -> AnyRequest:
+    def _look(self, peer: Guest, roles: frozenset[str], message: AnyRequest) -> AnyRequest:
         if not roles and not peer.grants and not isinstance(message, (Hello, Present, Ask)):
-            raise Refusal(self._stranger(peer))
+            raise Refusal(stranger(self._service, peer))
         needed = REQUESTS.get(type(message))
         if needed is None:
-            raise Refusal(self._refused(peer, type(message).__name__))
+            raise Refusal(refused(self._service, peer, type(message).__name__))
         handler = _LOOK.get(type(message))
         if handler is not None:
             return handler(self, peer, roles, message)
         self._need(peer, roles, needed)
         return message
 
-    def _do(self, peer: _Peer, roles: frozenset[str], message: Do) -> Do:
+    def _do(self, peer: Guest, roles: frozenset[str], message: Do) -> Do:
         request = self._steer(peer, roles, message.request)
         return msgspec.structs.replace(message, request=request)
 
-    def _set_atom(self, peer: _Peer, roles: frozenset[str], message: SetAtom) -> SetAtom:
+    def _define(self, peer: Guest, roles: frozenset[str], message: Define) -> Define:
+        """What is kept under a digest must have it, or the function of somebody else could be another."""
         self._need(peer, roles, "submit")
+        if blake2b(message.data, digest_size=16).hexdigest() != message.digest:
+            raise Refusal(NotAuthorised(f"what was sent does not have the digest {message.digest[:40]!r}."))
+        return message
+
+    def _set_atom(self, peer: Guest, roles: frozenset[str], message: SetAtom) -> SetAtom:
+        self._need(peer, roles, "submit")
+        if message.key not in peer.atoms:
+            if not intake.may_set(self._machine, peer.user, message.key):
+                raise Refusal(NotAuthorised("this atom is not yours to set."))
+            peer.atoms[message.key] = None
+            if len(peer.atoms) > ATOMS:
+                peer.atoms.popitem(last=False)
         return msgspec.structs.replace(message, session=peer.session)
 
-    def _bye(self, peer: _Peer, roles: frozenset[str], message: Bye) -> Bye:
+    def _bye(self, peer: Guest, roles: frozenset[str], message: Bye) -> Bye:
         return Bye(stop=message.stop and "admin" in roles)
 
-    def _need(self, peer: _Peer, roles: frozenset[str], needed: str) -> None:
+    def _no(self, peer: Guest, roles: frozenset[str], needed: str) -> Refusal:
+        known = roles or peer.grants
+        return Refusal(refused(self._service, peer, needed) if known else stranger(self._service, peer))
+
+    def _need(self, peer: Guest, roles: frozenset[str], needed: str) -> None:
         if not allows(roles, needed):
-            raise Refusal(self._refused(peer, needed))
+            raise Refusal(refused(self._service, peer, needed))
 
-    def _stranger(self, peer: _Peer) -> NotAuthorised:
-        return NotAuthorised(
-            f"service {self._service} does not know your key. Hand it to the operator, who lets you in with "
-            f"`trun user add YOURNAME '{peer.user}' --roles read,submit --service {self._service}`; "
-            f"or ask with `trun request-access {self._service} REASON`."
-        )
-
-    def _refused(self, peer: _Peer, needed: str) -> NotAuthorised:
-        return NotAuthorised(
-            f"service {self._service} does not allow this to {peer.name}: it needs the role {needed}. The operator "
-            f"gives it with `trun user add {peer.name} '{peer.user}' --roles ...,{needed} --service {self._service}`."
-        )
-
-    def _hello(self, peer: _Peer, roles: frozenset[str], message: Hello) -> Hello:
+    def _hello(self, peer: Guest, roles: frozenset[str], message: Hello) -> Hello:
+        """Sessions have names within their user's, so that nobody can take another's."""
         if not roles and not peer.grants:
-            raise Refusal(self._stranger(peer))
-        owner = self._sessions.get(message.session)
-        if (owner is not None and owner != peer.user) or (owner is None and self._belongs_to_others(peer, message)):
-            raise Refusal(NotAuthorised("this session belongs to somebody else."))
-        if roles:
-            self._sessions[message.session] = peer.user
-        peer.session = message.session
-        return msgspec.structs.replace(message, pid=0)
+            raise Refusal(stranger(self._service, peer))
+        self._word(message.session, "the name of a session")
+        peer.session = f"{peer.user}/{message.session}"
+        return msgspec.structs.replace(message, pid=0, session=peer.session)
 
-    def _belongs_to_others(self, peer: _Peer, message: Hello) -> bool:
-        return any(record.spec.owner != peer.user for record in self._machine.book.unfinished(message.session))
+    def _word(self, name: str, what: str) -> None:
+        try:
+            intake.need_word(name, what)
+        except TrunError as error:
+            raise Refusal(error) from None
 
-    def _present(self, peer: _Peer, roles: frozenset[str], message: Present) -> Present:
+    def _present(self, peer: Guest, roles: frozenset[str], message: Present) -> Present:
         now = time.time()
         for token in message.tokens[:16]:
             try:
@@ -261,9 +254,8 @@ class Gate:
 
     # -- what may be seen
 
-    def _is_own(self, peer: _Peer, uid: str) -> bool:
-        record = self._machine.records.get(uid)
-        return record is not None and record.spec.owner == peer.user
+    def _is_own(self, peer: Guest, uid: str) -> bool:
+        return intake.is_own(self._machine, peer.user, uid)
 
     def _uid(self, wanted: str) -> str:
         """Return the uid of a job that is named by it or by its id (``fit#7``)."""
@@ -274,40 +266,51 @@ class Gate:
                 return record.spec.uid
         return wanted
 
-    def _by_token(self, peer: _Peer, op: str, resource: str) -> Grant | None:
+    def _by_token(self, peer: Guest, op: str, resource: str) -> Grant | None:
         now = time.time()
         for grant in filter(None, (peer.grants.get(resource), peer.grants.get("*"))):
             if grant.expires > now and grant.allows(op, resource) and not self._powers.is_revoked(grant.ids):
                 roles = self._powers.roles(grant.user)
-                if allows(roles, "read"):
+                # A token gives no more than its user has: to see is not to steer.
+                if "admin" in roles or ("read" in roles and op in ("read", "fetch")):
                     return grant
-                record = self._machine.records.get(resource.removeprefix("job:"))
-                if roles and record is not None and record.spec.owner == grant.user:
+                if roles and self._is_own_of(grant.user, resource):
                     return grant
         return None
 
-    def _listen_all(self, peer: _Peer, roles: frozenset[str], message: Listen) -> Listen:
-        good = []
+    def _is_own_of(self, user: str, resource: str) -> bool:
+        record = self._machine.records.get(resource.removeprefix("job:"))
+        return record is not None and record.spec.owner == user
+
+    def _listen_all(self, peer: Guest, roles: frozenset[str], message: Listen) -> Listen:
+        good: list[tuple[str, int]] = []
+        room = quotas.STREAMS - (self._streams.count(peer.address) if self._streams is not None else 0)
         for stream, since in message.streams:
             try:
-                self._listen(peer, roles, stream)
+                if len(good) >= room:
+                    raise Refusal(
+                        NotAuthorised(f"a connection listens to {quotas.STREAMS:,} streams at most; leave some.")
+                    )
+                if self._listen(peer, roles, stream):
+                    good.append((stream, min(max(since, 1), MOST_SEQ)))
             except Refusal as refusal:
                 self.refused.append((stream, refusal.error))
-            else:
-                good.append((stream, since))
         return Listen(streams=tuple(good))
 
-    def _listen(self, peer: _Peer, roles: frozenset[str], stream: str) -> None:
+    def _listen(self, peer: Guest, roles: frozenset[str], stream: str) -> bool:
+        """Whether the stream is shown; False where there is nothing to show yet."""
         if allows(roles, "read") or ("submit" in roles and self._is_own(peer, stream)):
-            return
-        if "submit" in roles and stream not in self._machine.records and stream not in _STREAMS:
-            return  # of a job that is still to be submitted; nothing is there to be seen
-        grant = self._by_token(peer, "read", f"stream:{stream}" if stream in _STREAMS else f"job:{stream}")
+            return True
+        is_known = stream in self._machine.records or stream in self._machine.groups or stream in _STREAMS
+        if "submit" in roles and not is_known:
+            return False  # of a job that is still to be submitted: whoever submits it hears it
+        grant = self._by_token(peer, "read", _resource(stream))
         if grant is None:
-            raise Refusal(self._refused(peer, "read") if roles else self._stranger(peer))
+            raise Refusal(refused(self._service, peer, "read") if roles else stranger(self._service, peer))
         peer.streams[stream] = grant
+        return True
 
-    def _ask(self, peer: _Peer, roles: frozenset[str], message: Ask) -> Ask:
+    def _ask(self, peer: Guest, roles: frozenset[str], message: Ask) -> Ask:
         needed = VERBS.get(message.verb)
         if needed is None:
             raise Refusal(UnknownName(f"the service has no verb {message.verb!r}.", name=message.verb, known=VERBS))
@@ -316,41 +319,62 @@ class Gate:
             self.on_request(peer.user, str(arguments.get("name", ""))[:64], str(arguments.get("reason", ""))[:300])
         elif needed == OWN:
             self._one_job(peer, roles, message)
+        elif message.verb == "renew":
+            self._need(peer, roles, needed)
+            if "admin" not in roles and not self._is_own(peer, str(message.arguments.get("job", ""))):
+                raise Refusal(UnknownName(f"service {self._service} has no such job of yours."))
+        elif message.verb == "session" and any(
+            other.key == message.arguments.get("key") and other.user != peer.user for other in self._peers.values()
+        ):
+            raise Refusal(NotAuthorised("this key is in use by somebody else."))
         elif message.verb == "mint" and ("submit" in roles or "admin" in roles):
             pass
         elif not allows(roles, needed):
-            raise Refusal(self._refused(peer, needed) if roles else self._stranger(peer))
+            raise Refusal(refused(self._service, peer, needed) if roles else stranger(self._service, peer))
         arguments = {**message.arguments, "_user": peer.user, "_key": peer.key}
         return msgspec.structs.replace(message, arguments=arguments)
 
-    def _one_job(self, peer: _Peer, roles: frozenset[str], message: Ask) -> None:
+    def _one_job(self, peer: Guest, roles: frozenset[str], message: Ask) -> None:
         if allows(roles, "read"):
             return
         if message.verb == "file":
             self._one_file(peer, roles, str(message.arguments.get("url", "")))
             return
-        wanted = str(message.arguments.get("job") or message.arguments.get("uid") or message.arguments.get("stream"))
+        named = [str(message.arguments[name]) for name in ("job", "uid", "stream") if name in message.arguments]
+        for wanted in named or [""]:
+            self._one_of(peer, roles, message.verb, wanted)
+
+    def _one_of(self, peer: Guest, roles: frozenset[str], verb: str, wanted: str) -> None:
         uid = self._uid(wanted)
         if "submit" in roles and self._is_own(peer, uid):
             return
-        op = "fetch" if message.verb in ("file", "blob") else "read"
+        op = "fetch" if verb in ("file", "blob") else "read"
         if self._by_token(peer, op, f"job:{uid}") is None and self._by_token(peer, "read", f"job:{uid}") is None:
             if not roles and not peer.grants:
-                raise Refusal(self._stranger(peer))
+                raise Refusal(stranger(self._service, peer))
             raise Refusal(UnknownName(f"service {self._service} has no job {wanted!r} that you may see."))
 
-    def _one_file(self, peer: _Peer, roles: frozenset[str], url: str) -> None:
+    def _one_file(self, peer: Guest, roles: frozenset[str], url: str) -> None:
         where = place(url)
         if where.uid and "submit" in roles and self._is_own(peer, where.uid):
             return
         resource = f"job:{where.uid}" if where.uid else for_export(where.relative)
         wanted = (resource, for_file(where.uid, where.relative)) if where.uid else (resource,)
         if not any(self._by_token(peer, op, one) for op in ("fetch", "read") for one in wanted):
-            raise Refusal(self._refused(peer, "read") if roles or peer.grants else self._stranger(peer))
+            raise self._no(peer, roles, "read")
 
     # -- what may be changed
 
-    def _steer(self, peer: _Peer, roles: frozenset[str], message: Any) -> Any:
+    def _unneeded(self, peer: Guest, roles: frozenset[str], message: Unneeded) -> Unneeded:
+        """Who holds the one right to stop losers may stop what no other service listens to."""
+        for uid in message.uids:
+            is_lent = self._by_token(peer, "cancel-loser", f"job:{uid}") is not None
+            if not ("admin" in roles or is_lent or ("submit" in roles and self._is_own(peer, uid))):
+                raise self._no(peer, roles, "admin")
+        wanted = {uid for other in self._peers.values() if other is not peer for uid in other.streams}
+        return msgspec.structs.replace(message, uids=tuple(uid for uid in message.uids if uid not in wanted))
+
+    def _steer(self, peer: Guest, roles: frozenset[str], message: Any) -> Any:
         if isinstance(message, SetAtom):
             return self._set_atom(peer, roles, message)
         if "admin" in roles:
@@ -361,66 +385,42 @@ class Gate:
         elif isinstance(message, (Cancel, Hold, Release, Retry)):
             uids = message.uids
         else:
-            raise Refusal(self._refused(peer, "admin"))
+            raise Refusal(refused(self._service, peer, "admin"))
         for uid in uids:
             if "submit" in roles and self._is_own(peer, uid):
                 continue
-            if isinstance(message, Cancel) and self._by_token(peer, "cancel-loser", f"job:{uid}") is not None:
-                continue
             if "submit" in roles and uid not in self._machine.records:
                 continue
-            raise Refusal(self._refused(peer, "admin"))
+            raise Refusal(refused(self._service, peer, "admin"))
         return message
 
-    def _submit(self, peer: _Peer, roles: frozenset[str], message: Submit) -> Submit:
+    def _submit(self, peer: Guest, roles: frozenset[str], message: Submit) -> Submit:
         self._need(peer, roles, "submit")
         if not peer.session:
             raise Refusal(ProtocolError("the first message of a connection is Hello."))
-        records = self._machine.records
+        sees_all = allows(roles, "read")
         specs = []
-        for spec in message.specs:
-            before = records.get(spec.uid)
-            if before is not None and before.spec.owner != peer.user:
-                raise Refusal(NotAuthorised(f"the uid of {spec.name} belongs to a job of somebody else."))
-            if spec.isolation == "inline":
-                raise Refusal(NotAuthorised('isolation="inline" is for local services.'))
-            self._refuse_foreign_files(spec)
-            if not allows(roles, "read"):
-                self._refuse_foreign_jobs(peer, spec)
-            specs.append(msgspec.structs.replace(spec, owner=peer.user, session=peer.session))
+        try:
+            self._quotas.take_jobs(peer.user, len(message.specs), self._machine.book.unfinished_of, time.monotonic())
+            for group in message.groups:
+                intake.check_group(self._machine, peer.user, group)
+            for spec in message.specs:
+                intake.check_spec(self._machine, peer.user, spec, sees_all=sees_all)
+                specs.append(msgspec.structs.replace(spec, owner=peer.user, session=peer.session))
+        except TrunError as error:
+            raise Refusal(error) from None
         return msgspec.structs.replace(message, specs=tuple(specs))
 
-    def _refuse_foreign_files(self, spec: JobSpec) -> None:
-        """Files of the service are named by their content; a name that is a path is an attack."""
-        payload: Payload | None = spec.call.arguments if spec.call is not None else None
-        if payload is None:
-            return
-        for part in (payload.blob, *payload.buffers):
-            if isinstance(part, Blob) and ("/" in part.name or "\\" in part.name or part.name.startswith(".")):
-                raise Refusal(NotAuthorised(f"{spec.name} names a file outside of the service's blobs."))
-
-    def _refuse_foreign_jobs(self, peer: _Peer, spec: JobSpec) -> None:
-        """Whoever may not read the jobs of others may not wait for them either, nor take their results."""
-        subjects = [*spec.inputs, *spec.choices]
-        if spec.when:
-            try:
-                condition = wire.loads(spec.when)
-            except (TrunError, ValueError):
-                return  # the machine refuses it with the right words
-            subjects += [leaf.subject for leaf in condition.depends if isinstance(leaf, JobAtom)]
-        for uid in subjects:
-            if uid in self._machine.records and not self._is_own(peer, uid):
-                raise Refusal(UnknownName(f"{spec.name} waits for a job that the service does not show to you."))
-
-    def _relay(self, peer: _Peer, roles: frozenset[str], message: Relay) -> Relay:
-        """Nobody says what happened elsewhere for the jobs of others."""
+    def _relay(self, peer: Guest, roles: frozenset[str], message: Relay) -> Relay:
+        """Nobody says what happened elsewhere for the jobs of others, nor ahead of them."""
         self._need(peer, roles, "submit")
-        for stream in {entry.stream for entry in message.entries} - peer.relays:
-            others = (record for record in self._machine.records.values() if record.spec.owner != peer.user)
-            if any(_waits(record, stream) for record in others):
-                raise Refusal(NotAuthorised("jobs of somebody else wait for this stream."))
-            peer.relays.add(stream)
-        return message
+        said = {
+            stream: intake.may_speak_for(self._machine, peer.user, stream)
+            for stream in {entry.stream for entry in message.entries}
+        }
+        if False in said.values():
+            raise Refusal(NotAuthorised("jobs of somebody else wait for this stream."))
+        return msgspec.structs.replace(message, entries=tuple(entry for entry in message.entries if said[entry.stream]))
 
     # -- time
 
@@ -440,15 +440,23 @@ class Gate:
         self._looked = now
         found = []
         clock = time.time()
+        ends: dict[int, str] = {}  # of each token once: many streams may stand on one
         for key, peer in self._peers.items():
             roles = self._powers.roles(peer.user)
-            if "read" in peer.roles and not allows(roles, "read"):
+            if peer.roles and self._powers.user(peer.key) != peer.user:
+                found.append((key, "", "your session has ended"))
+                roles = NOBODY
+            elif (allows(peer.roles, "read") and not allows(roles, "read")) or (peer.roles and not roles):
                 found.append((key, "", "your key was removed, or may not read any more"))
             peer.roles = roles
+            if allows(roles, "read"):
+                continue
             for stream, grant in list(peer.streams.items()):
-                reason = self._end(grant, clock)
-                if reason and not allows(roles, "read"):
-                    other = self._by_token(peer, "read", f"job:{stream}")
+                reason = ends.get(id(grant))
+                if reason is None:
+                    reason = ends[id(grant)] = self._end(grant, clock)
+                if reason:
+                    other = self._by_token(peer, "read", _resource(stream))
                     if other is not None:
                         peer.streams[stream] = other
                     else:
@@ -464,11 +472,8 @@ class Gate:
         return ""
 
 
-def _waits(record: JobRecord, stream: str) -> bool:
-    spec = record.spec
-    if record.life.state.is_final:
-        return False
-    return stream in spec.inputs or (bool(spec.when) and stream.encode() in spec.when)
+def _resource(stream: str) -> str:
+    return f"stream:{stream}" if stream in _STREAMS else f"job:{stream}"
 
 
 _LOOK: dict[type, Callable[..., AnyRequest]] = {
@@ -478,7 +483,9 @@ _LOOK: dict[type, Callable[..., AnyRequest]] = {
     Ask: Gate._ask,
     Submit: Gate._submit,
     Do: Gate._do,
+    Define: Gate._define,
     Cancel: Gate._steer,
+    Unneeded: Gate._unneeded,
     Hold: Gate._steer,
     Release: Gate._steer,
     Retry: Gate._steer,

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from trun.core.machine import Machine
-from trun.messages import Completed, Payload
+from trun.messages import Completed, Payload, Perform
 from trun.ports import Batch, Journal, Order
 
 #: Results kept in memory for jobs that may need them soon, in bytes.
 RESULT_CACHE_BYTES = 64 * 1024 * 1024
-#: Functions and contexts kept in memory.
+#: Functions and contexts kept in memory, and their bytes; all of them stand in the journal.
 DEFINITIONS = 10_000
+DEFINITION_BYTES = 256 * 1024 * 1024
 
 
 class Payloads:
@@ -25,23 +26,29 @@ class Payloads:
         self._journal = journal
         self._machine = machine
         self._definitions: dict[str, bytes] = {}
+        self._defined = 0
         self._results: OrderedDict[str, Payload] = OrderedDict()
         self._bytes = 0
 
     def define(self, digest: str, data: bytes, batch: Batch) -> None:
         """Take bytes that many jobs share; they are written with the batch."""
         if not self._definitions.get(digest):
-            self._definitions[digest] = data
+            self._keep(digest, data)
             batch.definitions.append((digest, data))
+
+    def _keep(self, digest: str, data: bytes) -> None:
+        self._defined += len(data)
+        if self._defined > DEFINITION_BYTES or len(self._definitions) > DEFINITIONS:
+            self._definitions.clear()
+            self._defined = len(data)
+        self._definitions[digest] = data
 
     def definition(self, digest: str) -> bytes:
         """Return the bytes that were defined under this digest, or nothing."""
         data = self._definitions.get(digest)
         if data is None:
             data = self._journal.definition(digest) or b""
-            if len(self._definitions) > DEFINITIONS:
-                self._definitions.clear()
-            self._definitions[digest] = data
+            self._keep(digest, data)
         return data
 
     def remember(self, uid: str, payload: Payload) -> None:
@@ -92,3 +99,15 @@ class Payloads:
             context=self.definition(call.context) if call is not None and call.context else b"",
             inputs=inputs,
         )
+
+
+def performance(order: Order) -> Perform:
+    """Return an order as a client gets it that runs its inline job itself."""
+    assert order.spec.call is not None
+    return Perform(
+        uid=order.uid,
+        epoch=order.epoch,
+        function=order.function,
+        arguments=order.spec.call.arguments,
+        inputs=order.inputs,
+    )

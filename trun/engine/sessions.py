@@ -6,10 +6,14 @@ session that submitted it, also after that session has gone.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 from trun.core.record import JobRecord, JobState
+from trun.errors import BadOption, TrunError
 from trun.messages import ErrorInfo
+
+_log = logging.getLogger(__name__)
 
 #: States of a job that will end, whatever anybody does.
 _MOVING = frozenset({JobState.NEW, JobState.QUEUED, JobState.RUNNING, JobState.LOST})
@@ -32,6 +36,11 @@ class Session:
         self.cancelled = False
 
 
+def is_idle(session: Session) -> bool:
+    """Whether nothing would be lost if the session of a guest (they have a user before a slash) were forgotten."""
+    return "/" in session.name and session.peer is None and session.unfinished <= 0 and not session.drains
+
+
 def left_moving(sessions: Mapping[str, Session], records: Mapping[str, JobRecord]) -> bool:
     """Whether a job that an earlier script left here runs or will: its session never came back.
 
@@ -48,3 +57,11 @@ def left_moving(sessions: Mapping[str, Session], records: Mapping[str, JobRecord
 def describe(error: BaseException) -> ErrorInfo:
     """Return an exception as plain data, without its traceback."""
     return ErrorInfo(type=f"{type(error).__module__}.{type(error).__qualname__}", message=str(error))
+
+
+def fault(verb: str, error: Exception) -> ErrorInfo:
+    """Return why a question was not answered; what nobody foresaw is logged, and was most likely asked wrongly."""
+    if isinstance(error, TrunError):
+        return describe(error)
+    _log.warning("a question could not be answered verb=%.40s reason=%.200r", verb, error)
+    return describe(BadOption(f"{verb:.40s} cannot be answered for these arguments: {error!r:.200s}"))

@@ -57,6 +57,11 @@ class Subscriptions:
         """Whether ``publish`` would have something to send although nothing new has happened."""
         return bool(self._ready)
 
+    def count(self, peer: bytes) -> int:
+        """Return how many streams a peer listens to."""
+        known = self._peers.get(peer)
+        return 0 if known is None else len(known.wants)
+
     def listen(self, peer: bytes, stream: str, since: int = 1) -> None:
         """Send ``peer`` the entries of ``stream`` with seq >= since, from the next ``publish`` on.
 

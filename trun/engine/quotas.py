@@ -1,0 +1,107 @@
+"""How much one user may ask of a service: generous, and said plainly where it ends.
+
+Buckets fill with time and are emptied by what is asked, so that nobody is ever made to wait: what is too much is
+refused at once, with what to do. Counted for each user, over all of their connections; the service's owner is not.
+
+Knows no job and no socket. Who may come in: the gate. Rule: what is kept here is bounded, whoever comes.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from trun.errors import NotAuthorised
+from trun.messages import AnyRequest, Ask, Define, Listen, Present, Relay, SetAtom, Submit
+
+#: Requests at once and in a second, where an ordinary one counts 1.
+REQUESTS, REQUESTS_S = 100_000.0, 10_000.0
+#: Bytes of functions and arguments at once and in a second.
+BYTES, BYTES_S = 16e9, 100e6
+#: Unfinished jobs.
+JOBS = 500_000
+#: Seconds for which a count of them is good.
+COUNTED_S = 0.5
+#: Streams that one connection may listen to.
+STREAMS = 300_000
+#: Users whose buckets are remembered; a forgotten one is full again.
+USERS = 10_000
+#: What verbs cost that look at all jobs.
+HEAVY = {"ps": 20.0, "jobs": 20.0, "which": 9.0, "graph": 50.0, "summary": 9.0, "changes": 5.0, "request-access": 100.0}
+
+
+class _Buckets:
+    __slots__ = ("bytes", "requests", "seen")
+
+    def __init__(self, now: float) -> None:
+        self.requests, self.bytes, self.seen = REQUESTS, BYTES, now
+
+
+class Quotas:
+    """The buckets of all users. ``now`` is any clock that does not jump."""
+
+    def __init__(self) -> None:
+        self._users: OrderedDict[str, _Buckets] = OrderedDict()
+        #: {user: (unfinished jobs, when they were counted)}
+        self._unfinished: dict[str, tuple[int, float]] = {}
+
+    def take_jobs(self, user: str, more: int, count: Callable[[str], int], now: float) -> None:
+        """Refuse more unfinished jobs than one user may have; ``count`` counts those of all sessions of a prefix."""
+        have, at = self._unfinished.get(user, (0, float("-inf")))
+        if now - at > COUNTED_S:
+            have, at = count(f"{user}/"), now
+            if len(self._unfinished) > USERS:
+                self._unfinished.clear()
+        if have + more > JOBS:
+            raise NotAuthorised(
+                f"you have {have:,} unfinished jobs here, and {JOBS:,} of one user are taken. Wait until some have "
+                "ended, or cancel some."
+            )
+        self._unfinished[user] = (have + more, at)
+
+    def __len__(self) -> int:
+        return len(self._users)
+
+    def take(self, user: str, message: AnyRequest, now: float) -> None:
+        """Count a request; raise ``NotAuthorised`` where it is too much."""
+        found = self._users.get(user)
+        if found is None:
+            found = self._users[user] = _Buckets(now)
+            while len(self._users) > USERS:
+                self._users.popitem(last=False)
+        elif now > found.seen:
+            passed, found.seen = now - found.seen, now
+            found.requests = min(REQUESTS, found.requests + passed * REQUESTS_S)
+            found.bytes = min(BYTES, found.bytes + passed * BYTES_S)
+        cost, size = price(message)
+        if cost > found.requests:
+            raise NotAuthorised(
+                f"too many requests: {REQUESTS:,.0f} at once and {REQUESTS_S:,.0f} in a second are taken. Ask again "
+                "in some seconds, and listen instead of asking."
+            )
+        if size > found.bytes:
+            raise NotAuthorised(
+                f"too many bytes: {BYTES / 1e9:,.0f} GB of arguments and {BYTES_S / 1e6:,.0f} MB in a second are "
+                "taken. Wait some minutes, or leave the data in files (trun.fetch_url)."
+            )
+        found.requests -= cost
+        found.bytes -= size
+
+
+def price(message: AnyRequest) -> tuple[float, int]:
+    """Return what a request costs: in requests, and in bytes."""
+    kind = type(message)
+    if kind is Submit:
+        calls = (spec.call for spec in message.specs)  # type: ignore[union-attr]
+        return 1.0, sum(len(call.arguments.data or b"") for call in calls if call is not None)
+    if kind is Define:
+        return 1.0, len(message.data)  # type: ignore[union-attr]
+    if kind is Ask:
+        return HEAVY.get(message.verb, 1.0), 0  # type: ignore[union-attr]
+    if kind is Listen:
+        return 1.0 + len(message.streams) / 10, 0  # type: ignore[union-attr]
+    if kind is Relay:
+        return 1.0 + len(message.entries) / 10, 0  # type: ignore[union-attr, arg-type]
+    if kind is Present:
+        return 1.0 + len(message.tokens), 0  # type: ignore[union-attr]
+    return (5.0 if kind is SetAtom else 1.0), 0
