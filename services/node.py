@@ -106,6 +106,7 @@ def compose(options: argparse.Namespace) -> Driver:
     from trun.adapters.clock import SteadyClock
     from trun.adapters.wire import RouterEndpoint
     from trun.core.machine import Machine
+    from trun.engine import packages
     from trun.engine.driver import Driver
     from trun.engine.loop import Engine
     from trun.engine.views import VIEWS
@@ -125,13 +126,15 @@ def compose(options: argparse.Namespace) -> Driver:
         endpoint=endpoint,
         clock=SteadyClock(),
         welcome=_welcome(options, key, epoch, limits, open_, endpoint.addresses),
-        views=dict(VIEWS),
+        views={**VIEWS, **packages.VIEWS},
         gate=open_.gate(machine) if open_ is not None else None,
     )
     folders.register_service(key, folder)
     if open_ is not None:
         engine.views.update(open_.verbs(engine))
         engine.mail = open_.mail()
+    if engine.gate is not None:
+        engine.gate.offer = engine.payloads.packages.offer
     engine.recover()
     _write_facts(options, engine.welcome)
     return Driver(engine, owner_pid=options.owner or None, outlive=options.detach)

@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from trun.files import File, fetch_url, publish_file
     from trun.groups import Group
     from trun.handles import Job
+    from trun.installing import install_service
     from trun.jobs import job, options, submit
     from trun.lending import credentials
     from trun.remotes import remote_service
@@ -105,6 +106,7 @@ _NAMES = {
     "trun.files": "File fetch_url publish_file",
     "trun.groups": "Group",
     "trun.handles": "Job",
+    "trun.installing": "install_service",
     "trun.jobs": "job options submit",
     "trun.lending": "credentials",
     "trun.bars": "progress",
@@ -178,6 +180,7 @@ __all__ = [
     "first",
     "free",
     "held",
+    "install_service",
     "job",
     "local",
     "map",
@@ -205,17 +208,23 @@ def __getattr__(name: str) -> Any:
     if room in _DOORS:
         connect = importlib.import_module("trun.connect")
         if name == "local":
-            connect.meanwhile.append(lambda: importlib.import_module("trun.families"))
+            connect.meanwhile.append(_open_doors)
         else:
-            importlib.import_module("trun.families")
+            _open_doors()
     value = getattr(importlib.import_module(room), name)
     globals()[name] = value
     return value
 
 
+def _open_doors() -> None:
+    for room in ("families", "installing"):
+        importlib.import_module(f"{__name__}.{room}")
+
+
 #: Rooms that hand out services or jobs: whoever has one may call ``service.submit`` and ``service.map``.
 _DOORS = frozenset(
-    f"trun.{room}" for room in ("connect", "remotes", "families", "service", "handles", "jobs", "groups", "files")
+    f"trun.{room}"
+    for room in ("connect", "remotes", "families", "service", "handles", "jobs", "groups", "files", "installing")
 )
 
 

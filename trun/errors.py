@@ -90,6 +90,12 @@ class NotPicklable(UsageError, TypeError):
     path: str = ""
 
 
+class NotInstallable(UsageError):
+    """The module cannot be packed for a service."""
+
+    code = "T112"
+
+
 class KeyConflict(UsageError, ValueError):
     """The same idempotency key was used before with other content."""
 
@@ -281,6 +287,12 @@ class TokenRefused(NotAuthorised):
     code = "T408"
     #: malformed, signature, bearer, revoked, expired or scope.
     reason: str = ""
+
+
+class PackageRefused(Refused):
+    """The wheel has something in it that is not installed."""
+
+    code = "T411"
 
 
 class TransferRefused(Refused):

@@ -45,6 +45,16 @@ class Front:
         found: dict[str, Any] = self.ask("resources")
         return found
 
+    def function(self, name: str) -> Callable[..., Any]:
+        """Return what submits calls of a function that the service has: ``service.function("package.fit")(x)``."""
+        found: Callable[..., Any] = doors["function"](self, name)
+        return found
+
+    def functions(self) -> list[dict[str, str]]:
+        """Return the functions that can be called by name: ``name``, ``distribution`` and ``version`` of each."""
+        found: list[dict[str, str]] = self.ask("functions")
+        return found
+
     def versions(self) -> dict[str, str]:
         """Return the versions of trun, Python and the installed distributions on the service."""
         found: dict[str, str] = self.ask("versions")

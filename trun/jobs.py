@@ -26,6 +26,7 @@ import msgspec
 import trun.hauling as hauling
 import trun.service as services
 from trun.adapters import pickles
+from trun.adapters.versions import needs_of
 from trun.conditions import check, wire
 from trun.conditions.algebra import And, Condition
 from trun.conditions.atoms import Atom, IsCompleted, JobAtom, Level
@@ -237,6 +238,7 @@ def make_spec(
         parent="" if inside is None else inside.uid,
         detach=service.detach,
         made=time.time(),
+        needs=() if service.near else needs_of(fn),
     )
     if options.key is not None:
         content = pickles.digest_of(digest, payload)

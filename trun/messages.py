@@ -625,13 +625,34 @@ class Origin(msgspec.Struct, frozen=True, array_like=True):
     streams: tuple[str, ...] = ()
 
 
+class Need(msgspec.Struct, frozen=True, array_like=True):
+    """A distribution that a job needs."""
+
+    distribution: str
+    #: ``==1.2`` or another comparison of versions; empty: any.
+    wanted: str = ""
+    #: Folder of its metadata at the client: a service that sees the same folder has the same version.
+    where: str = ""
+
+
+class Package(msgspec.Struct, frozen=True, array_like=True):
+    """What a job of kind ``install`` installs."""
+
+    distribution: str
+    version: str
+    #: SHA-256 of the wheel in hexadecimal.
+    digest: str
+    #: What the wheel says that it depends on.
+    requires: tuple[Need, ...] = ()
+
+
 class JobSpec(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """What was asked: the slip of paper that all three doors write. Never changes."""
 
     #: Made by the client; also the idempotency key where ``key`` is empty.
     uid: str
     name: str
-    #: ``call``; ``first`` (a race: no payload, see ``choices``); ``fetch`` (payload made by the service).
+    #: ``call``; ``first`` (a race: no payload, see ``choices``); ``fetch``; ``install`` (needs the role upload).
     kind: str = "call"
     call: Call | None = None
     #: Canonical JSON of the condition (conditions.wire); empty: none.
@@ -674,6 +695,10 @@ class JobSpec(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     owner: str = ""
     #: Where the streams of other services that ``when`` and ``inputs`` mention can be heard.
     origins: tuple[Origin, ...] = ()
+    #: Installed distributions that the function comes from, as the client has them.
+    needs: tuple[Need, ...] = ()
+    #: For ``kind="install"``.
+    package: Package | None = None
 
 
 class GroupSpec(msgspec.Struct, frozen=True, array_like=True):

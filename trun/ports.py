@@ -114,6 +114,10 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     context: bytes
     #: Results of the jobs in ``spec.inputs``, by uid.
     inputs: dict[str, Payload]
+    #: Folders with what the user has installed, to stand first in the module path: no other job's modules may be there.
+    paths: tuple[str, ...] = ()
+    #: Where a job of kind ``install`` puts what it unpacks.
+    target: str = ""
 
 
 class Room(msgspec.Struct, frozen=True):

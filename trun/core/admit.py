@@ -31,7 +31,7 @@ SHOWN_BYTES = 2000
 #: Jobs of a circle that are named.
 SHOWN_STEPS = 20
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "kind": ("call", "first", "fetch"),
+    "kind": ("call", "first", "fetch", "install"),
     "on_never": ("cancel", "hold", "skip", "run"),
     "isolation": ("worker", "fresh", "inline"),
     "losers": ("unneeded", "all", "none"),
@@ -284,6 +284,8 @@ def _check_options(spec: JobSpec) -> None:
         raise BadOption(f"{spec.name}: backoff is above 0 and priority a number, not {spec.backoff}, {spec.priority}.")
     if (spec.timeout is not None and not spec.timeout > 0) or (spec.memory is not None and spec.memory <= 0):
         raise BadOption(f"{spec.name}: timeout and memory are above 0, not {spec.timeout}, {spec.memory}.")
+    if (spec.kind == "install") is (spec.package is None):
+        raise BadOption(f"{spec.name}: a job of kind 'install', and no other, has a package.")
     if spec.kind == "first":
         if not spec.choices:
             raise BadOption(f"the race {spec.name} has no choices.")

@@ -45,6 +45,8 @@ class Book:
         self.news: deque[tuple[str, Event, int]] = deque()
         #: Harmless irregularities by name: fenced, unknown, duplicate.
         self.counters: Counter[str] = Counter()
+        #: {owner: jobs that install something for the jobs after them}
+        self.installs: dict[str, list[JobRecord]] = {}
         self._numbered: dict[int, JobRecord] = {}
         self._last_number = 0
         self._seqs: dict[str, int] = {}
@@ -73,6 +75,8 @@ class Book:
             self._last_number = number
         if spec.key:
             self.keys[spec.key] = spec.uid
+        if spec.package is not None:
+            self.installs.setdefault(spec.owner, []).append(record)
         if record.life.state not in FINAL_STATES:
             self.opened(record)
 

@@ -76,7 +76,6 @@ ATOMS = 10_000
 #: Streams that are no job.
 _STREAMS = ("condition", "service")
 
-
 Answers = list[tuple[bytes, AnyAnswer]]
 
 
@@ -97,6 +96,8 @@ class Gate:
         self._turned: list[bytes] = []
         #: Streams of the present message that are not shown, and why; taken by the engine.
         self.refused: list[tuple[str, TrunError | None]] = []
+        #: Says what is installed for a user who may not install.
+        self.offer: Callable[[str], str] = lambda user: ""
         #: Called with (user, name, reason) of a stranger that asks to be let in.
         self.on_request: Callable[[str, str, str], None] = lambda user, name, reason: None
 
@@ -406,6 +407,8 @@ class Gate:
                 intake.check_group(self._machine, peer.user, group)
             for spec in message.specs:
                 intake.check_spec(self._machine, peer.user, spec, sees_all=sees_all)
+                if intake.installs(spec) and not allows(roles, "upload"):
+                    raise refused(self._service, peer, "upload", self.offer(peer.user))
                 specs.append(msgspec.structs.replace(spec, owner=peer.user, session=peer.session))
         except TrunError as error:
             raise Refusal(error) from None

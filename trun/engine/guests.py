@@ -61,9 +61,10 @@ def stranger(service: str, peer: Guest) -> NotAuthorised:
     )
 
 
-def refused(service: str, peer: Guest, needed: str) -> NotAuthorised:
-    """Return what somebody is told who lacks a role."""
+def refused(service: str, peer: Guest, needed: str, more: str = "") -> NotAuthorised:
+    """Return what somebody is told who lacks a role; ``more`` says what can be done without it."""
     return NotAuthorised(
         f"service {service} does not allow this to {peer.name}: it needs the role {needed}. The operator "
         f"gives it with `trun user add {peer.name} '{peer.user}' --roles ...,{needed} --service {service}`."
+        + (f" {more}" if more else "")
     )

@@ -76,6 +76,11 @@ def check_spec(machine: Machine, user: str, spec: JobSpec, *, sees_all: bool) ->
         _refuse_foreign_jobs(machine, user, spec)
 
 
+def installs(spec: JobSpec) -> bool:
+    """Whether a job brings code for the jobs after it."""
+    return spec.kind == "install" or spec.package is not None
+
+
 def _refuse_foreign_files(spec: JobSpec) -> None:
     """Files of the service are named by chance; a name that is a path is an attack."""
     payload: Payload | None = spec.call.arguments if spec.call is not None else None

@@ -97,7 +97,7 @@ class Engine:
         self.gate = gate  # asked about everybody but the owner of the service
         self.mail: Mail | None = None  # hears other services for our jobs
         self.streams = Subscriptions(journal)
-        self.payloads = Payloads(journal, machine)
+        self.payloads = Payloads(journal, machine, folder=welcome.folder)
         self.sessions: dict[str, Session] = {}
         self.peers: dict[bytes, Session] = {}
         #: Called with each new session (the node watches its process).
@@ -349,8 +349,8 @@ class Engine:
         self.payloads.define(message.digest, message.data, self._batch)
 
     def _submit(self, peer: bytes, message: Submit, now: float) -> None:
-        if self.is_short_of_space:
-            error = self.full or StateFull()
+        error = (self.full or StateFull()) if self.is_short_of_space else self.payloads.packages.refusal(message)
+        if error is not None:
             uids = tuple(spec.uid for spec in message.specs)
             self._send(peer, [Refuse(uids=uids, error=describe(error))])
             return

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from trun.core.machine import Machine
+from trun.engine.packages import Packages
 from trun.messages import Completed, Payload, Perform
 from trun.ports import Batch, Journal, Order
 
@@ -22,7 +23,9 @@ DEFINITION_BYTES = 256 * 1024 * 1024
 class Payloads:
     """Definitions by digest and results by uid."""
 
-    def __init__(self, journal: Journal, machine: Machine) -> None:
+    def __init__(self, journal: Journal, machine: Machine, *, folder: str = "") -> None:
+        #: What users have installed on the service in ``folder``.
+        self.packages = Packages(machine, folder)
         self._journal = journal
         self._machine = machine
         self._definitions: dict[str, bytes] = {}
@@ -98,6 +101,8 @@ class Payloads:
             function=self.definition(call.function) if call is not None and call.function else b"",
             context=self.definition(call.context) if call is not None and call.context else b"",
             inputs=inputs,
+            paths=self.packages.paths(record) if self.packages.are_any else (),
+            target=self.packages.target(spec) if spec.package is not None else "",
         )
 
 

@@ -112,6 +112,8 @@ class CurrentJob:
         #: Counted resources that it holds.
         self.resources = dict(envelope.resources)
         self.service_key = place.service_key
+        #: Where it puts what it installs, or empty.
+        self.target = envelope.target
         self._channel = channel
         self._folder = place.folder
         self._sent = 0

@@ -93,6 +93,8 @@ class Hand:
         #: Monotonic time at which the first order of the queue began; 0.0 while the worker is not up.
         self.began = 0.0
         self.done = 0
+        #: What its orders have first in their module path; None before the first order.
+        self.paths: tuple[str, ...] | None = None
         self.suspended = False
         #: It takes no further orders: for one fresh attempt only, told to go, or going by itself.
         self.closing = False
@@ -153,6 +155,7 @@ class Hand:
         order = sent.order
         call = order.spec.call
         assert call is not None
+        self.paths = order.paths
         forget = len(self.known) > _FORGET_ABOVE
         if forget:
             self.known.clear()
@@ -176,6 +179,8 @@ class Hand:
                 resources=order.spec.resources,
                 memory=order.spec.memory,
                 forget=forget,
+                paths=order.paths,
+                target=order.target,
             )
         )
         if len(data) > INLINE_BYTES:

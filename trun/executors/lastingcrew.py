@@ -29,6 +29,8 @@ _log = logging.getLogger(__name__)
 
 #: Seconds within which a keeper answers; one that does not is killed, with all it runs.
 _PATIENCE_S = 15.0
+#: What a worker that was found has in its module path: nobody can say, so it gets no orders that come later.
+UNKNOWN = ("?",)
 
 
 class LastingCrew(Crew):
@@ -95,6 +97,7 @@ class LastingCrew(Crew):
         hand = LastingHand(kept.number, name, self._folder, keeping, fds)
         hand.pid = kept.pid
         hand.ready = True
+        hand.paths = UNKNOWN
         hand.closing = not is_ours
         if kept.alive:
             hand.is_forked(kept.pid)

@@ -120,6 +120,8 @@ class Launcher:
             folder, path = pickles.load_context(envelope.context_data)
             self._contexts[envelope.context] = folder or self._own[0], places.join(path, self._own[1])
         folder, wanted = self._contexts.get(envelope.context, self._own)
+        if envelope.paths:
+            wanted = [*envelope.paths, *wanted]
         os.umask(self._umask)
         try:
             os.chdir(folder)

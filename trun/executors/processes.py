@@ -257,7 +257,7 @@ class Processes:
         """Give an order to a free worker, a new one, or (if it is short and plain) one that is nearly done."""
         fresh = sent.order.spec.isolation == "fresh"
         if free.slots > 0:
-            hand = free.best(fresh) or self._crew.hire()
+            hand = free.best(fresh, sent.order.paths) or self._crew.hire()
             free.slots -= 1
             hand.closing = fresh
         elif is_plain(sent.order):

@@ -67,6 +67,10 @@ class Envelope(Frame, frozen=True):
     memory: int | None = None
     #: Forget all functions and contexts first.
     forget: bool = False
+    #: What stands first in the module path.
+    paths: tuple[str, ...] = ()
+    #: Where a job that installs puts what it unpacks.
+    target: str = ""
 
 
 class Ticket(Frame, frozen=True):

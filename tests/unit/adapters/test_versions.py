@@ -1,0 +1,81 @@
+"""Which versions are among those that somebody wants."""
+
+from __future__ import annotations
+
+import json
+
+import numpy
+import pytest
+
+from trun.adapters.versions import distributions_of, meets, needs_of, requirement, same_name
+from trun.messages import Need
+
+
+@pytest.mark.parametrize(
+    ("version", "wanted"),
+    [
+        ("1.2", ""),
+        ("1.2", "==1.2.0"),
+        ("1.2.3", ">=1.2,<2"),
+        ("1.10", ">1.9"),
+        ("2.0", ">2.0rc1"),
+        ("2.0.post1", ">2.0"),
+        ("2.0", ">=2.0.dev3"),
+        ("1.4.5", "~=1.4.2"),
+        ("1.9", "~=1.4"),
+        ("1.4.5", "==1.4.*"),
+        ("1.5", "!=1.4.*"),
+        ("1.0+local", "==1.0"),
+        ("1.0+local", "==1.0+local"),
+        ("1!0.5", ">9"),
+        ("odd", "==odd"),
+        ("1.0", "a sign that nobody knows"),
+    ],
+)
+def test_a_version_that_is_wanted_is_met(version: str, wanted: str) -> None:
+    assert meets(version, wanted)
+
+
+@pytest.mark.parametrize(
+    ("version", "wanted"),
+    [
+        ("1.2", "==1.2.1"),
+        ("2.0", ">=1.2,<2"),
+        ("1.9", ">1.10"),
+        ("2.0rc1", ">=2.0"),
+        ("2.0a2", ">2.0b1"),
+        ("2.0.dev1", ">=2.0a1"),
+        ("1.5.0", "~=1.4.2"),
+        ("1.5", "==1.4.*"),
+        ("1.0", "==1.0+local"),
+        ("odd", "==1.0"),
+        ("1.0", "===1.0.0"),
+    ],
+)
+def test_a_version_that_is_not_wanted_is_not_met(version: str, wanted: str) -> None:
+    assert not meets(version, wanted)
+
+
+def test_requirements_with_circumstances_are_left_to_others() -> None:
+    assert requirement("numpy (>=1.2, <3)") == Need(distribution="numpy", wanted=">=1.2,<3")
+    assert requirement("scipy[fast]>=1") == Need(distribution="scipy", wanted=">=1")
+    assert requirement("attrs") == Need(distribution="attrs")
+    assert requirement("tomli; python_version < '3.11'") is None
+    assert requirement("mine @ https://host/mine.whl") is None
+
+
+def test_names_of_distributions_are_equal_however_they_are_written() -> None:
+    assert same_name("My_Model.Fit") == same_name("my-model-fit")
+
+
+def test_a_function_needs_the_distribution_that_it_comes_from() -> None:
+    (need,) = needs_of(numpy.linalg.norm)
+
+    assert (need.distribution, need.wanted) == ("numpy", f"=={numpy.__version__}")
+    assert need.where.endswith(".dist-info")
+
+
+def test_functions_of_python_and_of_no_distribution_need_nothing() -> None:
+    assert needs_of(json.dumps) == ()
+    assert needs_of(test_names_of_distributions_are_equal_however_they_are_written) == ()
+    assert list(distributions_of("no_such_module_at_all")) == []
