@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 #: Seconds after which something that should have happened has failed to.
-PATIENCE_S = 60.0
+PATIENCE_S = 30.0
 
 
 class Daemon:
