@@ -107,7 +107,7 @@ class Lasting(Processes):
         return [] if self._crew.is_unsettled else super().fds()
 
     def close(self, *, detach: bool = False) -> None:
-        """End all workers and what they started; ``detach`` leaves them to their keeper if one of them runs something."""
+        """End all workers and what they started; ``detach`` leaves them to their keeper if one runs something."""
         if detach and not self._closed and any(hand.queue or hand.held for hand in self._crew.hands.values()):
             self._closed = True
             self._crew.leave()
