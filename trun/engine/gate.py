@@ -24,7 +24,7 @@ from trun.core.machine import Machine
 from trun.core.rights import OWN, REQUESTS, VERBS, allows
 from trun.core.scopes import for_export, for_file
 from trun.engine import intake, quotas
-from trun.engine.guests import Guest, Refusal, denial, refused, stranger
+from trun.engine.guests import Guest, Refusal, as_refusal, denial, refused, stranger
 from trun.engine.sessions import describe
 from trun.engine.streams import Subscriptions
 from trun.errors import NotAuthorised, ProtocolError, TrunError, UnknownName
@@ -153,15 +153,14 @@ class Gate:
         if is_stranger and known.told > STRANGER_REQUESTS:
             raise Refusal(None)
         try:
-            self._take_quota(known, message)
+            self._quotas.take(known.user, message, time.monotonic())
             found = self._look(known, roles, message)
-        except Refusal as refusal:
+        except Exception as error:  # nothing that a peer can send may end the service
+            refusal = as_refusal(error)
             known.told += 1
             if not is_stranger or known.told <= STRANGER_ANSWERS or not known.told & (known.told - 1):
                 self._log(known, message, "denied")  # of many alike the 8th, the 16th, ...
-            if is_stranger and known.told > STRANGER_ANSWERS:
-                raise Refusal(None) from None
-            raise refusal
+            raise Refusal(None) if is_stranger and known.told > STRANGER_ANSWERS else refusal from None
         if not isinstance(message, _QUIET):
             self._log(known, message, "allowed")
         return found
@@ -173,12 +172,6 @@ class Gate:
         newest = next(reversed(peer.grants.values()), None)
         ids = newest.ids[-1][:16] if newest is not None else "-"
         _audit.info("%s user=%s key=%s operation=%s tokens=%s", verdict, peer.name, peer.user, what, ids)
-
-    def _take_quota(self, peer: Guest, message: AnyRequest) -> None:
-        try:
-            self._quotas.take(peer.user, message, time.monotonic())
-        except NotAuthorised as error:
-            raise Refusal(error) from None
 
     # -- each kind of request
 
@@ -230,23 +223,14 @@ class Gate:
         """Sessions have names within their user's, so that nobody can take another's."""
         if not roles and not peer.grants:
             raise Refusal(stranger(self._service, peer))
-        self._word(message.session, "the name of a session")
+        intake.need_word(message.session, "the name of a session")
         peer.session = f"{peer.user}/{message.session}"
         return msgspec.structs.replace(message, pid=0, session=peer.session)
-
-    def _word(self, name: str, what: str) -> None:
-        try:
-            intake.need_word(name, what)
-        except TrunError as error:
-            raise Refusal(error) from None
 
     def _present(self, peer: Guest, roles: frozenset[str], message: Present) -> Present:
         now = time.time()
         for token in message.tokens[:16]:
-            try:
-                grant = self._powers.check(token, peer.key, now)
-            except NotAuthorised as error:
-                raise Refusal(error) from None
+            grant = self._powers.check(token, peer.key, now)
             for resource in grant.resources:
                 peer.grants[resource] = grant
             while len(peer.grants) > GRANTS:
@@ -271,16 +255,20 @@ class Gate:
         now = time.time()
         for grant in filter(None, (peer.grants.get(resource), peer.grants.get("*"))):
             if grant.expires > now and grant.allows(op, resource) and not self._powers.is_revoked(grant.ids):
-                roles = self._powers.roles(grant.user)
-                # A token gives no more than its user has: to see is not to steer.
-                if "admin" in roles or ("read" in roles and op in ("read", "fetch")):
+                if op in ("read", "fetch") and self._may_show(grant, resource.removeprefix("job:")):
                     return grant
-                if roles and self._is_own_of(grant.user, resource):
+                # To see is not to steer: who lends the right to cancel has it.
+                roles = self._powers.roles(grant.user)
+                if "admin" in roles or (roles and self._owns(grant.user, resource.removeprefix("job:"))):
                     return grant
         return None
 
-    def _is_own_of(self, user: str, resource: str) -> bool:
-        record = self._machine.records.get(resource.removeprefix("job:"))
+    def _may_show(self, grant: Grant, uid: str) -> bool:
+        roles = self._powers.roles(grant.user)
+        return allows(roles, "read") or bool(roles and self._owns(grant.user, uid))
+
+    def _owns(self, user: str, uid: str) -> bool:
+        record = self._machine.records.get(uid)
         return record is not None and record.spec.owner == user
 
     def _listen_all(self, peer: Guest, roles: frozenset[str], message: Listen) -> Listen:
@@ -401,17 +389,12 @@ class Gate:
             raise Refusal(ProtocolError("the first message of a connection is Hello."))
         sees_all = allows(roles, "read")
         specs = []
-        try:
-            self._quotas.take_jobs(peer.user, len(message.specs), self._machine.book.unfinished_of, time.monotonic())
-            for group in message.groups:
-                intake.check_group(self._machine, peer.user, group)
-            for spec in message.specs:
-                intake.check_spec(self._machine, peer.user, spec, sees_all=sees_all)
-                if intake.installs(spec) and not allows(roles, "upload"):
-                    raise refused(self._service, peer, "upload", self.offer(peer.user))
-                specs.append(msgspec.structs.replace(spec, owner=peer.user, session=peer.session))
-        except TrunError as error:
-            raise Refusal(error) from None
+        self._quotas.take_jobs(peer.user, len(message.specs), self._machine.book.unfinished_of, time.monotonic())
+        for group in message.groups:
+            intake.check_group(self._machine, peer.user, group)
+        for spec in message.specs:
+            intake.check_spec(self._machine, peer.user, spec, sees_all=sees_all)
+            specs.append(msgspec.structs.replace(spec, owner=peer.user, session=peer.session))
         return msgspec.structs.replace(message, specs=tuple(specs))
 
     def _relay(self, peer: Guest, roles: frozenset[str], message: Relay) -> Relay:
@@ -458,13 +441,13 @@ class Gate:
                 reason = ends.get(id(grant))
                 if reason is None:
                     reason = ends[id(grant)] = self._end(grant, clock)
-                if reason:
+                if reason or not self._may_show(grant, stream):
                     other = self._by_token(peer, "read", _resource(stream))
                     if other is not None:
                         peer.streams[stream] = other
                     else:
                         del peer.streams[stream]
-                        found.append((key, stream, reason))
+                        found.append((key, stream, reason or "credential revoked"))
         return found
 
     def _end(self, grant: Grant, clock: float) -> str:

@@ -5,12 +5,15 @@ Holds facts only. Who may come in: the gate. Rule: what a peer can make grow has
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from typing import Any
 
-from trun.errors import NotAuthorised, TrunError
+from trun.errors import NotAuthorised, ProtocolError, TrunError
 from trun.messages import Answer, AnyAnswer, ErrorInfo, Refuse, Submit
 from trun.ports import Grant
+
+_log = logging.getLogger(__name__)
 
 
 class Guest:
@@ -43,6 +46,16 @@ class Refusal(Exception):
     def __init__(self, error: TrunError | None) -> None:
         super().__init__(str(error))
         self.error = error
+
+
+def as_refusal(error: Exception) -> Refusal:
+    """Return why a request is not carried out; what nobody foresaw is most likely the fault of the request."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, TrunError):
+        return Refusal(error)
+    _log.warning("a request could not be looked at reason=%.200r", error)
+    return Refusal(ProtocolError(f"this request cannot be understood: {error!r:.200s}"))
 
 
 def denial(message: Any, error: ErrorInfo) -> AnyAnswer:

@@ -56,7 +56,8 @@ def left_moving(sessions: Mapping[str, Session], records: Mapping[str, JobRecord
 
 def describe(error: BaseException) -> ErrorInfo:
     """Return an exception as plain data, without its traceback."""
-    return ErrorInfo(type=f"{type(error).__module__}.{type(error).__qualname__}", message=str(error))
+    text = str(error).encode(errors="replace").decode()  # names of files need not be text
+    return ErrorInfo(type=f"{type(error).__module__}.{type(error).__qualname__}", message=text)
 
 
 def fault(verb: str, error: Exception) -> ErrorInfo:
