@@ -224,8 +224,8 @@ class Endpoint(Protocol):
         """Public key of a peer, as the transport knows it; empty for the owner of the service."""
         ...
 
-    def forget(self, peer: bytes) -> None:
-        """A peer has gone."""
+    def gone(self) -> list[bytes]:
+        """Return, once, the peers whose connections have ended. Never blocks."""
         ...
 
     def receive(self) -> list[tuple[bytes, Sequence[AnyRequest]]]:

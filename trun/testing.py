@@ -149,6 +149,7 @@ class RecordingEndpoint:
         self._arrived: deque[tuple[bytes, Sequence[AnyRequest]]] = deque()
         self._sent: dict[bytes, list[AnyAnswer]] = {}
         self._connected: set[bytes] = set()
+        self._gone: list[bytes] = []
         self._wake = Wake()
 
     # what the test does
@@ -162,6 +163,8 @@ class RecordingEndpoint:
     def disconnect(self, peer: bytes) -> None:
         """Let the peer vanish: what is sent to it from now on fails."""
         self._connected.discard(peer)
+        self._gone.append(peer)
+        self._wake.set()
 
     def take(self, peer: bytes) -> list[AnyAnswer]:
         """Return, once, what was sent to ``peer``."""
@@ -190,8 +193,10 @@ class RecordingEndpoint:
         """Return the public key of a peer: what ``users`` says, "" for the owner of the service."""
         return self.users.get(peer, "")
 
-    def forget(self, peer: bytes) -> None:
-        """Nobody asks about this peer any more."""
+    def gone(self) -> list[bytes]:
+        """Return, once, the peers that have vanished."""
+        found, self._gone = self._gone, []
+        return found
 
     def receive(self) -> list[tuple[bytes, Sequence[AnyRequest]]]:
         """Return what has arrived."""

@@ -35,9 +35,9 @@ class Endpoints:
         """Return the public key of a peer, or "" for the owner of the service."""
         return self._all[peer[0]].who(peer[1:]) if peer else ""
 
-    def forget(self, peer: bytes) -> None:
-        """Nobody asks about this peer any more."""
-        self._all[peer[0]].forget(peer[1:])
+    def gone(self) -> list[bytes]:
+        """Return, once, the peers whose connections have ended."""
+        return [bytes((number,)) + peer for number, each in enumerate(self._all) for peer in each.gone()]
 
     def fds(self) -> list[int]:
         """Return the descriptors that become readable when something may have come."""

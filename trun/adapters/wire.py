@@ -39,8 +39,8 @@ FRAME_BYTES = 64 * 1024 * 1024
 MESSAGE_FRAMES = 1024
 #: Seconds between heartbeats over the network, and of silence after which a connection is given up.
 BEAT_S, SILENCE_S = 1.0, 2.5
-#: Batches that ``receive`` takes in one call: what is left waits in the kernel, and the sender waits with it.
-BATCHES_AT_ONCE = 512
+#: Batches, and about how many requests, ``receive`` takes in one call: what is left waits, and its senders with it.
+BATCHES_AT_ONCE, REQUESTS_AT_ONCE = 512, 10_000
 
 #: Messages that a client sends at most before it looks whether the connection still stands.
 SENDS_UNASKED = 64
@@ -191,20 +191,23 @@ class RouterEndpoint:
         #: Messages that were dropped: garbage, or from a user who is not admitted.
         self.dropped = 0
         self._told: OrderedDict[bytes, None] = OrderedDict()
-        self._users: OrderedDict[bytes, str] = OrderedDict()
+        self._users: dict[bytes, str] = {}
+        #: {descriptor of a connection: who came by it}
+        self._fds: dict[int, bytes] = {}
+        self._gone: list[bytes] = []
         self._closed = False
         if self._path is not None:
             private_folder(self._path.parent, variable="TRUN_RUNTIME_DIR")
             free_socket(self._path)
         self._context = zmq.Context(io_threads=1)
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
+        self._monitor: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
         try:
             self._configure()
             self._security.guard(self._socket)
             self._socket.bind(address)
         except BaseException as error:
-            self._socket.close(linger=0)
-            self._context.term()
+            self._end(0)
             if isinstance(error, zmq.ZMQError):
                 raise ServiceUnavailable(f"cannot listen at {address}: {error.strerror}.") from error
             raise
@@ -227,24 +230,51 @@ class RouterEndpoint:
         if self._path is None:
             _beat(socket)
             socket.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
+        # Of a lost peer the ROUTER tells by a failed send alone, and to many nothing is ever sent.
+        socket.monitor("inproc://ends", zmq.EVENT_DISCONNECTED)
+        self._monitor.setsockopt(zmq.RCVHWM, 0)
+        self._monitor.connect("inproc://ends")
 
     def who(self, peer: bytes) -> str:
         """Return the public key of a peer that was heard, or "" for the owner of the service."""
-        return self._users.get(peer, "") if self._users else ""
+        return self._users.get(peer, "")
 
-    def forget(self, peer: bytes) -> None:
-        """Nobody asks about this peer any more."""
-        self._users.pop(peer, None)
+    def gone(self) -> list[bytes]:
+        """Return, once, the peers whose connections have ended. Nobody asks about them any more."""
+        self._look_for_ends()
+        found, self._gone = self._gone, []
+        for peer in found:
+            self._users.pop(peer, None)
+        return found
+
+    def _look_for_ends(self) -> None:
+        with contextlib.suppress(zmq.Again):
+            while True:
+                event = self._monitor.recv_multipart(zmq.NOBLOCK)[0]
+                peer = self._fds.pop(int.from_bytes(event[2:6], sys.byteorder), None)
+                if peer is not None:
+                    self._gone.append(peer)
+
+    def _enter(self, peer: bytes, who: str, frame: zmq.Frame) -> None:
+        """Note a peer that was not heard before, and by which connection it came."""
+        self._look_for_ends()  # an earlier connection with the same descriptor has ended before this one began
+        self._users[peer] = who
+        fd = frame.get(zmq.SRCFD)
+        before = self._fds.get(fd)
+        if before is not None:
+            self._gone.append(before)
+        self._fds[fd] = peer
 
     def fds(self) -> list[int]:
-        """Return the descriptor that becomes readable *once* when messages have come: receive until nothing is left."""
-        return [int(self._socket.getsockopt(zmq.FD))]
+        """Return descriptors that become readable *once* when something has come: receive until nothing is left."""
+        return [int(self._socket.getsockopt(zmq.FD)), int(self._monitor.getsockopt(zmq.FD))]
 
     def receive(self) -> list[tuple[bytes, Sequence[AnyRequest]]]:
         """Return what has arrived, as (peer, requests); empty only when nothing is left. Never blocks."""
         batches: list[tuple[bytes, Sequence[AnyRequest]]] = []
         recv = self._socket.recv
-        while len(batches) < BATCHES_AT_ONCE:
+        room = REQUESTS_AT_ONCE
+        while len(batches) < BATCHES_AT_ONCE and room > 0:
             try:
                 peer = recv(zmq.NOBLOCK)
             except zmq.Again:
@@ -261,6 +291,7 @@ class RouterEndpoint:
             requests = self._read(peer, frames, count)
             if requests:
                 batches.append((peer, requests))
+                room -= len(requests)
         return batches
 
     def _read(self, peer: bytes, frames: list[zmq.Frame], count: int) -> list[AnyRequest]:
@@ -270,8 +301,8 @@ class RouterEndpoint:
         if who is None or (who and peer[:1] != b"\0"):
             self.dropped += 1
             return []
-        if who:
-            self._users[peer] = who
+        if self._users.get(peer) != who:
+            self._enter(peer, who, frames[0])
         try:
             if count > MESSAGE_FRAMES:
                 raise BadOption(f"a message of {count} frames; at most {MESSAGE_FRAMES} are taken")
@@ -310,12 +341,18 @@ class RouterEndpoint:
         if self._closed:
             return
         self._closed = True
-        self._socket.close()
-        self._context.term()
+        self._end(None)
         if self._path is not None:
             with contextlib.suppress(OSError):
                 if self._path.stat().st_ino == self._inode:
                     self._path.unlink()
+
+
+    def _end(self, linger: int | None) -> None:
+        self._monitor.close(linger=0)  # the monitor first: a context with an open monitor never ends
+        self._socket.disable_monitor()
+        self._socket.close(linger=linger)
+        self._context.term()
 
 
 # -- the client's side -------------------------------------------------------------------------------------------------

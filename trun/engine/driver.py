@@ -84,13 +84,16 @@ class Driver:
         engine = self.engine
         while not self._is_over():
             inputs = self._drain()
+            gone = engine.endpoint.gone() if engine.endpoint is not None else ()
             start, stop = engine.machine.watch_changes()
             if start or stop:
                 self.watchers.change(start, stop)
-            if not inputs and not self._due():
+            if inputs or self._due():
+                engine.step(inputs)
+            elif not gone:
                 self._wait()
-                continue
-            engine.step(inputs)
+            for peer in gone:  # after what they said last
+                engine.forget(peer)
 
     def _is_over(self) -> bool:
         if self._signalled or self.engine.stopping:
