@@ -116,6 +116,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     inputs: dict[str, Payload]
     #: Folders with what the user has installed, to stand first in the module path: no other job's modules may be there.
     paths: tuple[str, ...] = ()
+    #: What is to be installed into the last of them first, if it is not there (see ``adapters.ondemand``).
+    wanted: tuple[str, ...] = ()
     #: Where a job of kind ``install`` puts what it unpacks.
     target: str = ""
 

@@ -182,6 +182,14 @@ def other(site: Site, monkeypatch: pytest.MonkeyPatch, folder: Path, *roles: str
             service.leave_quietly()
 
 
+def put_metadata(folder: Path, version: str) -> None:
+    """Let ``mymodel`` in a folder be an installed distribution."""
+    about = folder / "mymodel.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: mymodel\nVersion: {version}\n")
+    (about / "top_level.txt").write_text("mymodel\n")
+
+
 @pytest.fixture
 def site() -> Iterator[Site]:
     """Start a daemon that is gone when the test ends."""
@@ -226,19 +234,13 @@ def test_without_the_role_upload_the_error_says_what_is_there(
 def test_a_function_of_another_version_is_refused_with_both_versions_named(
     site: Site, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def info(version: str, folder: str) -> None:
-        about = tmp_path / folder / "mymodel.dist-info"
-        about.mkdir(parents=True)
-        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: mymodel\nVersion: {version}\n")
-        (about / "top_level.txt").write_text("mymodel\n")
-
-    info("1", "one")
+    put_metadata(tmp_path / "one", "1")
     module = make("mymodel", "def fit(x): return 2 * x\n")
     with other(site, monkeypatch, tmp_path / "a", "submit", "upload", "read") as service:
         upload = trun.install_service(module, service)
         assert upload.result(PATIENCE_S)["version"] == "1"
         sys.path.remove(str(tmp_path / "one"))
-        info("2", "two")
+        put_metadata(tmp_path / "two", "2")
         module = make("mymodel", "def fit(x): return 3 * x\n", "two")
         from trun.adapters import versions
 
@@ -248,3 +250,89 @@ def test_a_function_of_another_version_is_refused_with_both_versions_named(
         monkeypatch.setattr(versions, "_folder", lambda one: "/nowhere")
         with pytest.raises(trun.VersionMismatch, match=r"mymodel 2 here, and the service has mymodel 1"):
             service.submit(module.fit, 1).result(PATIENCE_S)
+
+
+# -- on demand --------------------------------------------------------------------------------------------------------
+
+
+def put_wheel(module: types.ModuleType, folder: Path) -> str:
+    """Put a wheel of a module into an operator's folder, and return its version."""
+    wheel = build_wheel(module)
+    found = look_into(wheel)
+    folder.mkdir(exist_ok=True)
+    (folder / f"{found.distribution}-{found.version}-py3-none-any.whl").write_bytes(wheel)
+    return found.version
+
+
+def installed_by(job: trun.Job) -> list[object]:
+    """Return what a job says that was installed for it."""
+    return [entry.event.value for entry in job.messages() if getattr(entry.event, "name", "") == "installed"]
+
+
+def test_a_missing_dependency_is_installed_from_the_operators_wheels(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_wheel(make("beamline", "__version__ = '3.1'\nangle = 5\n", "beam"), tmp_path / "wheels")
+    monkeypatch.setenv("TRUN_INSTALL__WHEELS", str(tmp_path / "wheels"))
+    project = (
+        "[project]\nname = 'mymodel'\nversion = '1'\ndependencies = ['beamline>=3,<4']\n"
+        "[build-system]\nrequires = ['setuptools>=60']\nbuild-backend = 'setuptools.build_meta'\n"
+        "[tool.setuptools]\npackages = ['mymodel']\n"
+    )
+    module = make(
+        "mymodel", "import beamline\ndef fit(): return beamline.angle, beamline.__file__\n", pyproject=project
+    )
+    with trun.local(workers=2) as service:
+        upload = trun.install_service(module)
+        shutil.rmtree(tmp_path / "beam")
+        jobs = [service.function("mymodel.fit")(when=upload.iscompleted) for _ in range(3)]
+        for job in jobs:
+            angle, path = job.result(PATIENCE_S)
+            assert angle == 5
+            assert path.startswith(f"{service.folder}/environments/")
+            assert installed_by(job) == [{"beamline": "3.1"}]
+        assert len(list(Path(service.folder, "environments").iterdir())) == 1
+
+
+def test_what_the_operators_wheels_do_not_have_fails_with_what_pip_said(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wheels").mkdir()
+    monkeypatch.setenv("TRUN_INSTALL__WHEELS", str(tmp_path / "wheels"))
+    project = (
+        "[project]\nname = 'mymodel'\nversion = '1'\ndependencies = ['beamline==9']\n"
+        "[build-system]\nrequires = ['setuptools>=60']\nbuild-backend = 'setuptools.build_meta'\n"
+        "[tool.setuptools]\npackages = ['mymodel']\n"
+    )
+    module = make("mymodel", "def fit(): ...\n", pyproject=project)
+    with trun.local(workers=1) as service:
+        upload = trun.install_service(module)
+        job = service.function("mymodel.fit")(when=upload.iscompleted)
+        with pytest.raises(trun.TrunError, match="beamline==9 cannot be installed on this service"):
+            job.result(PATIENCE_S)
+        assert list(Path(service.folder, "environments").iterdir()) == []
+
+
+def test_a_function_brings_the_version_that_its_caller_has(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trun.adapters import versions
+
+    put_metadata(tmp_path / "one", "1.5")
+    module = make("mymodel", "def fit(x): return 2 * x, __file__\n")
+    assert put_wheel(module, tmp_path / "wheels") == "1.5"
+    monkeypatch.setenv("TRUN_INSTALL__WHEELS", str(tmp_path / "wheels"))
+    site = Site("fans")
+    try:
+        with other(site, monkeypatch, tmp_path / "a", "submit", "read") as service:
+            versions._needs.cache_clear()
+            go = trun.Atom("go")
+            job = service.submit(module.fit, 4, when=go)
+            assert job.id
+            shutil.rmtree(tmp_path / "one")
+            go.set_ready()
+            value, path = job.result(PATIENCE_S)
+            assert (value, path.startswith(f"{site.folder}/environments/")) == (8, True)
+            assert installed_by(job) == [{"mymodel": "1.5"}]
+    finally:
+        site.stop("--kill")

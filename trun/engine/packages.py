@@ -13,10 +13,11 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from trun.adapters.ondemand import environment_name, source, words
 from trun.core.machine import Machine
 from trun.core.record import FINAL_STATES, JobRecord, JobState
 from trun.errors import BadOption, VersionMismatch
@@ -40,6 +41,8 @@ class Packages:
         self._users = Path(folder) / "users"
         self._folder = folder
         self._versions: dict[str, str] = {}
+        #: Where distributions that are missing are taken from; None: nowhere.
+        self._source = source()
 
     @property
     def are_any(self) -> bool:
@@ -54,16 +57,35 @@ class Packages:
             return ""
         return str(self._users / _digest(spec.owner) / spec.package.digest)
 
-    def paths(self, record: JobRecord) -> tuple[str, ...]:
-        """Return the folders that stand first in the module path of a job, the newest first."""
+    def paths(self, record: JobRecord) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the folders that stand first in the module path of a job, the newest first.
+
+        The second part is what has to be installed into the last of them before, if the folder is not there.
+        """
         if record.spec.package is not None:
-            return ()
+            return (), ()
         found: dict[str, str] = {}
+        needs = list(record.spec.needs)
         for install in reversed(self._before(record)):
             package = install.spec.package
-            if package is not None and install.life.state is JobState.COMPLETED:
-                found.setdefault(_name(package.distribution), self.target(install.spec))
-        return tuple(found.values())
+            if package is None or install.life.state is not JobState.COMPLETED or _name(package.distribution) in found:
+                continue
+            found[_name(package.distribution)] = self.target(install.spec)
+            needs += package.requires
+        wanted = self._wanted(needs, found) if self._source is not None and needs else ()
+        if wanted:
+            found["/"] = str(Path(self._folder) / "environments" / environment_name(wanted))
+        return tuple(found.values()), wanted
+
+    def _wanted(self, needs: Iterable[Need], found: Mapping[str, str]) -> tuple[str, ...]:
+        """Return those needs that neither the service nor its user has met."""
+        return words(
+            need
+            for need in needs
+            if _name(need.distribution) not in found
+            and not (need.where and Path(need.where).is_dir())
+            and not self._installed(need.distribution)
+        )
 
     def _before(self, record: JobRecord) -> list[JobRecord]:
         """Return the installations that a job may see."""
@@ -112,10 +134,13 @@ class Packages:
     def _check_need(self, spec: JobSpec, need: Need, mine: dict[str, str]) -> None:
         from trun.adapters.versions import meets
 
+        words([need])  # here, since an order has nobody to complain to
         if need.where and Path(need.where).is_dir():
             return
         have = mine.get(_name(need.distribution)) or self._installed(need.distribution)
         if spec.package is not None:
+            if not have and self._source is not None:
+                return
             if not have or not meets(have, need.wanted):
                 raise VersionMismatch(
                     f"{spec.package.distribution} {spec.package.version} needs {need.distribution} "

@@ -91,6 +91,7 @@ class Payloads:
             payload = self.result(other)
             if payload is not None:
                 inputs[other] = payload
+        paths, wanted = self.packages.paths(record) if spec.needs or self.packages.are_any else ((), ())
         return Order(
             uid=uid,
             epoch=epoch,
@@ -101,7 +102,8 @@ class Payloads:
             function=self.definition(call.function) if call is not None and call.function else b"",
             context=self.definition(call.context) if call is not None and call.context else b"",
             inputs=inputs,
-            paths=self.packages.paths(record) if self.packages.are_any else (),
+            paths=paths,
+            wanted=wanted,
             target=self.packages.target(spec) if spec.package is not None else "",
         )
 

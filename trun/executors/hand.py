@@ -180,6 +180,7 @@ class Hand:
                 memory=order.spec.memory,
                 forget=forget,
                 paths=order.paths,
+                wanted=order.wanted,
                 target=order.target,
             )
         )

@@ -16,6 +16,7 @@ import sys
 import time
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from trun.adapters import pickles, places
@@ -120,6 +121,8 @@ class Launcher:
             folder, path = pickles.load_context(envelope.context_data)
             self._contexts[envelope.context] = folder or self._own[0], places.join(path, self._own[1])
         folder, wanted = self._contexts.get(envelope.context, self._own)
+        if envelope.wanted:
+            self._provide(envelope)
         if envelope.paths:
             wanted = [*envelope.paths, *wanted]
         os.umask(self._umask)
@@ -129,6 +132,13 @@ class Launcher:
             os.chdir(self._own[0])
         if sys.path != wanted:
             sys.path[:] = wanted
+
+    def _provide(self, envelope: Envelope) -> None:
+        """Install what the job needs and the service has not; the versions that were taken stand in its stream."""
+        from trun.adapters.ondemand import provide
+
+        assert self.job is not None
+        self.job.say("installed", provide(Path(envelope.paths[-1]), envelope.wanted))
 
     def _failure(self, error: BaseException, envelope: Envelope, began: float) -> Failed:
         kind = "raised"

@@ -69,6 +69,8 @@ class Envelope(Frame, frozen=True):
     forget: bool = False
     #: What stands first in the module path.
     paths: tuple[str, ...] = ()
+    #: What is to be installed into the last of these folders first, if it is not there.
+    wanted: tuple[str, ...] = ()
     #: Where a job that installs puts what it unpacks.
     target: str = ""
 

@@ -7,6 +7,8 @@ import json
 import numpy
 import pytest
 
+import trun
+from trun.adapters.ondemand import words
 from trun.adapters.versions import distributions_of, meets, needs_of, requirement, same_name
 from trun.messages import Need
 
@@ -79,3 +81,18 @@ def test_functions_of_python_and_of_no_distribution_need_nothing() -> None:
     assert needs_of(json.dumps) == ()
     assert needs_of(test_names_of_distributions_are_equal_however_they_are_written) == ()
     assert list(distributions_of("no_such_module_at_all")) == []
+
+
+@pytest.mark.parametrize(
+    ("distribution", "wanted"),
+    [("--index-url", ""), ("a b", ""), ("a@https://host/x", ""), ("a", "==1 --pre"), ("a", "@https://host"), ("", "")],
+)
+def test_what_is_no_requirement_never_becomes_a_word_of_a_command(distribution: str, wanted: str) -> None:
+    with pytest.raises(trun.BadOption):
+        words([Need(distribution=distribution, wanted=wanted)])
+
+
+def test_requirements_become_words_in_order() -> None:
+    needs = [Need(distribution="numpy", wanted=">=1.2,<3"), Need(distribution="attrs"), Need(distribution="numpy")]
+
+    assert words(needs) == ("attrs", "numpy", "numpy>=1.2,<3")
