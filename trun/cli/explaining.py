@@ -34,6 +34,7 @@ ADVICE = {
     "T109": "Run the pip command in the message.",
     "T110": "Ask .cancelled before .ready, or catch the error: what the condition speaks of ended otherwise.",
     "T111": "Give the name to parse(text, names), or write the nearest one that the message offers.",
+    "T112": "The message has the reason, or the end of what a build said; `pip wheel .` in the project shows all.",
     "T200": "Make the folder writable for you alone, or choose another with state= or TRUN_STATE_DIR.",
     "T201": "The process that holds the folder is named: end it first, or choose another folder.",
     "T202": "A newer trun wrote the folder: upgrade trun, or choose another folder.",
@@ -55,7 +56,8 @@ ADVICE = {
     "T401": "`trun services` lists what answers now, `trun ps --all` what is on record, `trun resume RUN` carries on.",
     "T402": "Ask whoever runs the service for the role that is named.",
     "T403": "Results of that service are not unpickled here; plain data and arrays always are.",
-    "T404": "Install the same version of trun on both sides.",
+    "T404": "Both versions are in the message: install one of them on the other side, or send yours with "
+    "trun.install_service.",
     "T405": "Something that is not trun speaks on that socket, or a version that does not fit.",
     "T406": "The reason is in the message; nothing was changed.",
     "T407": "Stop. Ask the operator whether the key has really changed; only then `trun service forget NAME` and "
@@ -63,6 +65,7 @@ ADVICE = {
     "T408": "Ask whoever lent the token for a new one; `trun agent` renews those of waiting jobs.",
     "T409": "The reason is in the message: the size, the ticket or the space at the other side. Nothing was taken.",
     "T410": "What arrived is not what was announced: fetch it again, and ask its owner if that does not help.",
+    "T411": "The message names the fault in the wheel: leave that out, or ask the operator to install the package.",
     "T900": "A fault of trun itself. Please report it, with the traceback that TRUN_DEBUG=1 shows.",
 }
 

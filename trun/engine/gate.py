@@ -394,6 +394,8 @@ class Gate:
             intake.check_group(self._machine, peer.user, group)
         for spec in message.specs:
             intake.check_spec(self._machine, peer.user, spec, sees_all=sees_all)
+            if intake.installs(spec) and not allows(roles, "upload"):
+                raise Refusal(refused(self._service, peer, "upload", self.offer(peer.user)))
             specs.append(msgspec.structs.replace(spec, owner=peer.user, session=peer.session))
         return msgspec.structs.replace(message, specs=tuple(specs))
 
