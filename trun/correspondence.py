@@ -314,7 +314,7 @@ class Heard(Relayed):
     def __init__(
         self, uid: str, known: Correspondent, inbox: Inbox, refused: deque[tuple[Correspondent, str, str]]
     ) -> None:
-        super().__init__(uid, known.service, inbox)
+        super().__init__(uid, known.service, inbox, key=known.key)
         #: Seconds since the epoch at which our right to hear it ends; None: never. (0: not known yet.)
         self.expires: float | None = 0.0
         self._known, self._refused, self._wake = known, refused, inbox.wake

@@ -102,8 +102,10 @@ def relay(uid: str, *, origin: Service, target: Service) -> None:
 class Relayed:
     """Passes one stream on."""
 
-    def __init__(self, uid: str, origin: Service, target: Target) -> None:
+    def __init__(self, uid: str, origin: Service, target: Target, *, key: str = "") -> None:
         self.uid = uid
+        #: As conditions name the origin; its greeting may come after the first entries.
+        self._key = key or origin.key
         self.seq = 0
         self.is_over = False
         self._origin = origin
@@ -194,9 +196,9 @@ class Relayed:
 
     def _pass_on(self, entry: Entry) -> None:
         self.is_over = isinstance(entry.event, FINAL)
-        if not self._target.closed and self._origin.welcome is not None:
+        if not self._target.closed:
             with contextlib.suppress(TrunError):  # it has gone, and says so to its own
-                self._target.post(Relay(service_key=self._origin.welcome.service_key, entries=(entry,)))
+                self._target.post(Relay(service_key=self._key, entries=(entry,)))
 
 
 def _with(event: Any, payload: Payload) -> Any:

@@ -49,12 +49,18 @@ def double(x: int) -> int:
 
 
 def pass_on(pipe: str) -> str:
+    trun.current_job().say("began")
     with open(pipe) as file:
         return file.read()
 
 
 class Thing:
     """Something that only code can make."""
+
+
+def await_begin(job: trun.Job, service: trun.Service) -> None:
+    """Wait until a job runs: what runs outlives its daemon, what was about to might be begun twice."""
+    assert service.submit(double, 1, when=job.said("began")).result(PATIENCE_S) == 2
 
 
 def fail(text: str) -> None:
@@ -110,7 +116,7 @@ def test_a_client_goes_on_when_its_service_comes_back(start: Start, tmp_path: Pa
     service = trun.remote_service("fans")
     first = service.submit(pass_on, pipe)
     second = service.submit(len, first)
-    assert second.id
+    await_begin(first, service)
     os.kill(site.pid, signal.SIGKILL)
     site.start()
     late = service.submit(double, 3)
@@ -252,7 +258,7 @@ def test_a_service_goes_on_hearing_another_after_both_were_killed(start: Start, 
     alpha, beta = trun.remote_service("alpha"), trun.remote_service("beta")
     reduced = alpha.submit(pass_on, str(pipe))
     fit = beta.submit(len, reduced)
-    assert fit.id
+    await_begin(reduced, beta)
     for site in (two, one):
         os.kill(site.pid, signal.SIGKILL)
     for site in (two, one):
