@@ -217,6 +217,22 @@ def test_an_unknown_service_is_named_with_the_nearest(start: Start) -> None:
         trun.remote_service("compufan")
 
 
+def test_the_command_speaks_to_services_elsewhere(
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    site = start("fans")
+    with as_person(monkeypatch, tmp_path / "eve") as key, monkeypatch.context() as there:
+        People(site.folder).add("eve", key, ("read", "submit"))
+        there.setenv("TRUN_STATE_DIR", str(tmp_path / "elsewhere"))
+        there.setenv("TRUN_RUNTIME_DIR", str(tmp_path / "there"))
+        command("service", "add", "sns", site.address, "--expect", site.key)
+        job = trun.remote_service("sns").submit(double, 4, name="fit")
+        assert job.result(PATIENCE_S) == 8
+        assert job.id in command("ps", "--service", "sns", "--all").stdout
+        assert "completed" in command("why", f"sns/{job.id}").stdout
+        command("logs", "--service", "sns", job.id)
+
+
 # -- several services -------------------------------------------------------------------------------------------------
 
 

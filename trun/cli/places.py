@@ -47,6 +47,8 @@ class Place:
     owner: int = 0
     #: Live: since when it is held; ended: when its record was written last. Seconds since the epoch.
     since: float = 0.0
+    #: Whether it is a service of somebody else, or on another machine: known by name and address only.
+    is_far: bool = False
 
     @property
     def live(self) -> bool:
@@ -73,9 +75,10 @@ class LiveSource:
 
     def __init__(self, place: Place) -> None:
         from trun.connect import attach
+        from trun.remotes import remote_service
 
         self.place = place
-        self.service: Service = attach(place.address, name=place.name)
+        self.service: Service = remote_service(place.name) if place.is_far else attach(place.address, name=place.name)
         self.service.on_down = self._down
         try:
             self.service.wait_ready(GREET_S)
@@ -85,6 +88,8 @@ class LiveSource:
 
     def _down(self) -> ServiceUnavailable | None:
         """Say whether the broken connection is the end of the service (in the link's thread)."""
+        if self.place.is_far:
+            return None
         for _ in range(50):
             if folders.holder(self.place.folder) is None:
                 return ServiceUnavailable(f"the service of run {self.place.run} has ended.")
@@ -227,8 +232,22 @@ def named_places(places: Sequence[Place], name: str) -> list[Place]:
         found = [place for place in places if matches(place, name)]
         if found:
             return found
+    far = _known_place(name)
+    if far is not None:
+        return [far]
     known = [*dict.fromkeys(word for place in places for word in (place.run, place.name))]
     raise UnknownName(f"there is no service and no run {name!r}.", name=name, known=known)
+
+
+def _known_place(name: str) -> Place | None:
+    """Return the place of a service that this user has written down, or None."""
+    from trun.adapters.known import known_services
+
+    known = next((service for service in known_services() if service.name == name), None)
+    if known is None:
+        return None
+    here = place_of(Path(known.folder)) if known.folder else None
+    return here or Place(folder=Path("/", name), run=name, name=name, address=known.address, is_far=True)
 
 
 #: How a name may mean a place, the strictest first.
