@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from trun.adapters.packages import sweep
 from trun.errors import BadOption, PackageRefused
 from trun.messages import Need
 
@@ -79,6 +80,7 @@ def provide(folder: Path, wanted: tuple[str, ...], *, environment: Mapping[str, 
         if allowed is None:
             raise PackageRefused(f"{', '.join(wanted)} is not on this service, which installs nothing on demand.")
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        sweep(folder.parent)
         fresh = folder.parent / f".{secrets.token_hex(8)}.new"
         try:
             _pip(fresh, wanted, allowed, environment)
@@ -99,7 +101,18 @@ def versions_in(folder: Path) -> dict[str, str]:
 
 
 def _pip(fresh: Path, wanted: tuple[str, ...], allowed: Source, environment: Mapping[str, str]) -> None:
-    command = [sys.executable, "-m", "pip", "--isolated", "install", "--target", str(fresh), "--only-binary", ":all:"]
+    command = [
+        sys.executable,
+        "-I",
+        "-m",
+        "pip",
+        "--isolated",
+        "install",
+        "--target",
+        str(fresh),
+        "--only-binary",
+        ":all:",
+    ]
     command += ["--no-cache-dir", "--disable-pip-version-check", "--no-input", "--quiet", *allowed.options()]
     done = subprocess.run(
         [*command, "--", *wanted],

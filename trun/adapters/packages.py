@@ -20,6 +20,7 @@ import shutil
 import stat
 import sys
 import sysconfig
+import time
 import unicodedata
 import zipfile
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ from trun.errors import PackageRefused
 WHEEL_BYTES, FILES, UNPACKED_BYTES, RATIO = 512 << 20, 20_000, 2 << 30, 100
 #: Below this size the ratio does not matter.
 SMALL_BYTES = 16 << 20
+#: Seconds after which a folder that was not finished is a remnant.
+LEFT_S = 3600.0
 #: Bytes of the archive's own directory for one file, at most.
 _ENTRY_BYTES = 400
 _NAME_BYTES, _PIECE = 200, 1 << 20
@@ -86,6 +89,7 @@ def unpack(wheel: bytes | memoryview, target: Path) -> Contents:
         members = checked_members(archive)
         found = contents(archive, members)
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        sweep(target.parent)
         fresh = target.parent / f".{secrets.token_hex(8)}.new"
         fresh.mkdir(mode=0o700)
         try:
@@ -100,6 +104,17 @@ def unpack(wheel: bytes | memoryview, target: Path) -> Contents:
             shutil.rmtree(fresh, ignore_errors=True)
         _sync(target.parent)
     return found
+
+
+def sweep(folder: Path) -> None:
+    """Remove what somebody left there who was killed while it unpacked."""
+    for left in folder.glob(".*.new"):
+        try:
+            is_old = time.time() - left.stat().st_mtime > LEFT_S
+        except FileNotFoundError:
+            continue
+        if is_old:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def look_into(wheel: bytes | memoryview) -> Contents:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ from trun.errors import BadOption, VersionMismatch
 from trun.messages import JobSpec, Need, Submit
 from trun.version import __version__
 
+#: Seconds for which what was found in the service's own environment counts, and names that are kept so long.
+FRESH_S, NAMES = 30.0, 10_000
+#: Distributions that one job may need.
+NEEDS = 200
 #: Jobs above a job that are asked whose it is.
 _GENERATIONS = 100
 #: Bytes of what an installing job wrote down.
@@ -40,7 +45,10 @@ class Packages:
         self._installs = machine.book.installs
         self._users = Path(folder) / "users"
         self._folder = folder
+        #: What the service's own environment has of what was asked for, and since when that is known.
         self._versions: dict[str, str] = {}
+        self._looked = 0.0
+        self._offered: tuple[float, list[dict[str, str]]] | None = None
         #: Where distributions that are missing are taken from; None: nowhere.
         self._source = source()
 
@@ -116,6 +124,8 @@ class Packages:
         package = spec.package
         if package is not None and (len(package.digest) != 64 or not _HEX.issuperset(package.digest)):
             raise BadOption(f"{spec.name}: the digest of a wheel is a SHA-256 in hexadecimal, not {package.digest!r}.")
+        if len(spec.needs) + (len(package.requires) if package is not None else 0) > NEEDS:
+            raise BadOption(f"{spec.name} needs more than {NEEDS} distributions.")
         mine = self._of(self._root_owner(spec))
         for other in message.specs:
             if other.package is not None and other is not spec:
@@ -156,6 +166,10 @@ class Packages:
 
     def _installed(self, name: str) -> str:
         """Return the version that the service's own environment has, or nothing."""
+        now = time.monotonic()
+        if now - self._looked > FRESH_S or len(self._versions) > NAMES:
+            self._versions.clear()
+            self._looked = now
         known = self._versions.get(_name(name))
         if known is None:
             from trun.adapters.versions import installed
@@ -193,7 +207,10 @@ class Packages:
         """Return the functions that a user can call by name: name, distribution, version."""
         from trun.adapters.versions import offered_functions
 
-        found = {one["name"]: one for one in offered_functions()}
+        now = time.monotonic()
+        if self._offered is None or now - self._offered[0] > FRESH_S:  # costs a look at each distribution
+            self._offered = now, offered_functions()
+        found = {one["name"]: one for one in self._offered[1]}
         for record in self._installs.get(user, ()):
             package = record.spec.package
             if package is None or record.life.state is not JobState.COMPLETED:

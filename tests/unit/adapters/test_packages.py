@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import stat
 import sys
+import time
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -164,6 +166,17 @@ def test_a_wheel_that_does_not_say_what_it_is_is_refused(
     about: tuple[tuple[str, bytes], ...], reason: str, tmp_path: Path
 ) -> None:
     assert reason in refuse(wheel_of(_CODE, about=about), tmp_path)
+
+
+def test_what_a_killed_worker_left_is_swept_away(tmp_path: Path) -> None:
+    for name, age in ((".old.new", 2 * packages.LEFT_S), (".busy.new", 0.0)):
+        (tmp_path / name / "fit").mkdir(parents=True)
+        moment = time.time() - age
+        os.utime(tmp_path / name, (moment, moment))
+
+    unpack(wheel_of(_CODE), tmp_path / "one")
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".busy.new", "one"]
 
 
 @pytest.mark.parametrize("wheel", [b"", b"PK", b"no archive" * 100, wheel_of(_CODE) + b"x", wheel_of(_CODE)[:-1]])

@@ -158,6 +158,12 @@ def test_a_need_that_is_an_option_of_a_command_is_refused(where: str, packages: 
     assert isinstance(packages.refusal(Submit(specs=(spec,))), BadOption)
 
 
+def test_a_job_that_needs_hundreds_of_distributions_is_refused(packages: Packages) -> None:
+    needs = tuple(Need(distribution=f"n{n}") for n in range(1000))
+
+    assert isinstance(packages.refusal(Submit(specs=(job("one", needs=needs),))), BadOption)
+
+
 def test_what_is_missing_is_wanted_where_the_operator_allows_it(
     machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
