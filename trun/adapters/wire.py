@@ -39,6 +39,8 @@ FRAME_BYTES = 64 * 1024 * 1024
 MESSAGE_FRAMES = 1024
 #: Seconds between heartbeats over the network, and of silence after which a connection is given up.
 BEAT_S, SILENCE_S = 1.0, 2.5
+#: Batches that wait for a peer elsewhere: more than it has credit for entries.
+UNREAD = 50_000
 #: Batches, and about how many requests, ``receive`` takes in one call: what is left waits, and its senders with it.
 BATCHES_AT_ONCE, REQUESTS_AT_ONCE = 512, 10_000
 
@@ -222,14 +224,17 @@ class RouterEndpoint:
         socket = self._socket
         socket.setsockopt(zmq.LINGER, int(LINGER_S * 1000))
         socket.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES)
-        # Sent entries are bounded by credit; a full receive queue only makes the sender wait.
-        socket.setsockopt(zmq.SNDHWM, 0)
+        # Sent entries are bounded by credit; a full receive queue only makes the sender wait. Of others than the owner
+        # some never read: one with so many batches unread has gone.
+        socket.setsockopt(zmq.SNDHWM, 0 if self._path is not None else UNREAD)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         # Peers come with an id of their connection; one who picks the id of another must not take over (libzmq #778).
         socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
         if self._path is None:
             _beat(socket)
             socket.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
+            # libzmq 4.3.5 ends the process when a peer whose queue is full goes and a heartbeat is due then.
+            socket.setsockopt(zmq.RCVHWM, 0)
         # Of a lost peer the ROUTER tells by a failed send alone, and to many nothing is ever sent.
         socket.monitor("inproc://ends", zmq.EVENT_DISCONNECTED)
         self._monitor.setsockopt(zmq.RCVHWM, 0)
