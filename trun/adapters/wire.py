@@ -39,11 +39,10 @@ FRAME_BYTES = 64 * 1024 * 1024
 MESSAGE_FRAMES = 1024
 #: Seconds between heartbeats over the network, and of silence after which a connection is given up.
 BEAT_S, SILENCE_S = 1.0, 2.5
-#: Batches that wait for a peer elsewhere: more than it has credit for entries.
+#: Batches unread by a peer elsewhere.
 UNREAD = 50_000
 #: Batches, and about how many requests, ``receive`` takes in one call: what is left waits, and its senders with it.
 BATCHES_AT_ONCE, REQUESTS_AT_ONCE = 512, 10_000
-
 #: Messages that a client sends at most before it looks whether the connection still stands.
 SENDS_UNASKED = 64
 
@@ -197,6 +196,8 @@ class RouterEndpoint:
         #: {descriptor of a connection: who came by it}
         self._fds: dict[int, bytes] = {}
         self._gone: list[bytes] = []
+        self._late: list[bytes] = []
+        self._unknown = "" if isinstance(self._security, SameUser) else "?"  # never the owner by default
         self._closed = False
         if self._path is not None:
             private_folder(self._path.parent, variable="TRUN_RUNTIME_DIR")
@@ -224,8 +225,7 @@ class RouterEndpoint:
         socket = self._socket
         socket.setsockopt(zmq.LINGER, int(LINGER_S * 1000))
         socket.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES)
-        # Sent entries are bounded by credit; a full receive queue only makes the sender wait. Of others than the owner
-        # some never read: one with so many batches unread has gone.
+        # Sent entries are bounded by credit; of others than the owner, one with too much unread has gone.
         socket.setsockopt(zmq.SNDHWM, 0 if self._path is not None else UNREAD)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         # Peers come with an id of their connection; one who picks the id of another must not take over (libzmq #778).
@@ -242,15 +242,15 @@ class RouterEndpoint:
 
     def who(self, peer: bytes) -> str:
         """Return the public key of a peer that was heard, or "" for the owner of the service."""
-        return self._users.get(peer, "")
+        return self._users.get(peer, self._unknown)
 
     def gone(self) -> list[bytes]:
         """Return, once, the peers whose connections have ended. Nobody asks about them any more."""
         self._look_for_ends()
-        found, self._gone = self._gone, []
-        for peer in found:
+        for peer in self._late:  # whose last requests were carried out meanwhile
             self._users.pop(peer, None)
-        return found
+        self._late, self._gone = self._gone, []
+        return self._late
 
     def _look_for_ends(self) -> None:
         with contextlib.suppress(zmq.Again):
@@ -262,13 +262,14 @@ class RouterEndpoint:
 
     def _enter(self, peer: bytes, who: str, frame: zmq.Frame) -> None:
         """Note a peer that was not heard before, and by which connection it came."""
-        self._look_for_ends()  # an earlier connection with the same descriptor has ended before this one began
+        self._look_for_ends()
         self._users[peer] = who
         fd = frame.get(zmq.SRCFD)
-        before = self._fds.get(fd)
-        if before is not None:
-            self._gone.append(before)
-        self._fds[fd] = peer
+        before = self._fds.get(fd, peer)
+        # Ids are given in order: what came by a connection that has ended may be read after what followed it.
+        if (int.from_bytes(peer[1:]) - int.from_bytes(before[1:])) % 2**32 < 2**31:
+            self._fds[fd] = peer
+        self._gone += [each for each in {before, peer} if each != self._fds[fd]] if before != peer else []
 
     def fds(self) -> list[int]:
         """Return descriptors that become readable *once* when something has come: receive until nothing is left."""
