@@ -197,7 +197,7 @@ class RouterEndpoint:
         self._fds: dict[int, bytes] = {}
         self._gone: list[bytes] = []
         self._late: list[bytes] = []
-        self._unknown = "" if isinstance(self._security, SameUser) else "?"  # never the owner by default
+        self._unknown = "" if isinstance(self._security, SameUser) else "0" * KEY_CHARS  # never the owner
         self._closed = False
         if self._path is not None:
             private_folder(self._path.parent, variable="TRUN_RUNTIME_DIR")
@@ -247,10 +247,8 @@ class RouterEndpoint:
     def gone(self) -> list[bytes]:
         """Return, once, the peers whose connections have ended. Nobody asks about them any more."""
         self._look_for_ends()
-        for peer in self._late:  # whose last requests were carried out meanwhile
-            self._users.pop(peer, None)
-        self._late, self._gone = self._gone, []
-        return self._late
+        self._late, self._gone = self._late + self._gone, []
+        return list(self._late)
 
     def _look_for_ends(self) -> None:
         with contextlib.suppress(zmq.Again):
@@ -278,6 +276,8 @@ class RouterEndpoint:
     def receive(self) -> list[tuple[bytes, Sequence[AnyRequest]]]:
         """Return what has arrived, as (peer, requests); empty only when nothing is left. Never blocks."""
         batches: list[tuple[bytes, Sequence[AnyRequest]]] = []
+        while self._late:  # whose last requests were carried out meanwhile
+            self._users.pop(self._late.pop(), None)
         recv = self._socket.recv
         room = REQUESTS_AT_ONCE
         while len(batches) < BATCHES_AT_ONCE and room > 0:
