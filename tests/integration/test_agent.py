@@ -368,7 +368,7 @@ def test_a_service_that_does_not_answer_is_named_and_the_rest_goes_on(agent: age
         asking_thread.start()
         begin = time.monotonic()
         assert agent.ask(List())["pid"] == agent.pid
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 30
         asking_thread.join(WAIT_S)
 
     assert isinstance(heard[0], ServiceUnavailable)

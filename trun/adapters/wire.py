@@ -42,7 +42,7 @@ BEAT_S, SILENCE_S = 1.0, 2.5
 #: Batches unread by a peer elsewhere.
 UNREAD = 50_000
 #: Batches, and about how many requests, ``receive`` takes in one call: what is left waits, and its senders with it.
-BATCHES_AT_ONCE, REQUESTS_AT_ONCE = 512, 10_000
+BATCHES_AT_ONCE, REQUESTS_AT_ONCE = 512, 2_000
 #: Messages that a client sends at most before it looks whether the connection still stands.
 SENDS_UNASKED = 64
 
