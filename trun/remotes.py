@@ -229,7 +229,10 @@ def _at_exit() -> None:
     for made in _opened:
         if not made.closed and made._pid == os.getpid() and made.gone is None:
             with contextlib.suppress(TrunError):
-                made.close(timeout=GREET_S)
+                if made._unacknowledged or made._answers:
+                    made.close(timeout=GREET_S)
+                else:
+                    made.leave_quietly()
 
 
 def knock(known: Known, *, name: str, reason: str) -> None:
