@@ -300,13 +300,13 @@ def big(number: int) -> Batch:
     )
 
 
-def fill(journal: SqliteJournal) -> int:
-    """Accept jobs until no more are; return how many were accepted."""
-    for number in range(1, 1000):
+def fill(journal: SqliteJournal, *, first: int = 1) -> int:
+    """Accept jobs, numbered from ``first``, until no more are; return how many were accepted."""
+    for count in range(1000):
         try:
-            journal.commit(big(number))
+            journal.commit(big(first + count))
         except StateFull:
-            return number - 1
+            return count
     raise AssertionError("the disk never was full")
 
 
@@ -363,10 +363,11 @@ def test_a_service_that_was_killed_can_start_on_a_full_disk(small_disk: Path) ->
         while other.write(b"x" * 4096):
             pass
 
-    journal = SqliteJournal(small_disk / "state")
+    journal = SqliteJournal(small_disk / "state")  # full at once, or when the room in the log is used up
 
-    assert journal.full
     assert journal.meta()["epoch"] == "2"
+    fill(journal, first=1_000_000)
+    assert journal.full
     journal.commit(Batch(entries=[(0, entry("service", 1))]))
     journal.close()
 
