@@ -1,11 +1,11 @@
-"""Daemons beside Dask and IPyParallel in the same run: rates, chains, arrays, many clients, restart, memory.
+"""Daemons beside Dask, Parsl and IPyParallel in the same run: rates, chains, arrays, many clients, restart, memory.
 
-    python benchmarks/services.py [--quick] [--rounds N] [--only ipc,tcp,dask,ipyparallel]
+    python benchmarks/services.py [--quick] [--rounds N] [--only ipc,tcp,dask,parsl,ipyparallel]
 
 Two workers everywhere, one round in a fresh process each, medians. ``ipc`` is a daemon of trun at its owner's socket,
 ``tcp`` the same over an encrypted connection on loopback; both keep the durable store (SQLite, WAL, synchronous FULL).
-Dask runs without encryption and keeps nothing; IPyParallel likewise (its chains are gated by ``after``). ``two`` chains
-jobs alternately over two daemons that hear each other directly. What is not installed is left out with its name.
+Dask, Parsl and IPyParallel run without encryption and keep nothing (IPyParallel's chains are gated by ``after``). ``two``
+chains jobs alternately over two daemons that hear each other directly. What is not installed is left out with its name.
 """
 
 from __future__ import annotations
@@ -191,11 +191,49 @@ def measure_ipyparallel(jobs: int, links: int) -> dict[str, float]:
     return found
 
 
+def measure_parsl(jobs: int, links: int) -> dict[str, float]:
+    """Measure Parsl's high-throughput executor, unencrypted."""
+    import parsl
+    from parsl.config import Config
+    from parsl.executors import HighThroughputExecutor
+    from parsl.providers import LocalProvider
+
+    jobs, links = min(jobs, 4000), min(links, 300)
+    # Its own processes are scripts beside the interpreter.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    executor = HighThroughputExecutor(
+        address="127.0.0.1",
+        cores_per_worker=0.5,
+        max_workers_per_node=WORKERS,
+        encrypted=False,
+        provider=LocalProvider(init_blocks=1, max_blocks=1),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        config = Config(executors=[executor], run_dir=folder, usage_tracking=0, initialize_logging=False)
+        with parsl.load(config):
+            empty, echo = parsl.python_app(nothing), parsl.python_app(same)
+            for future in [echo(number) for number in range(200)]:
+                future.result()
+            began = time.perf_counter()
+            for future in [empty() for _ in range(jobs)]:
+                future.result()
+            found = {"jobs_per_s": jobs / (time.perf_counter() - began)}
+            began = time.perf_counter()
+            last = echo(0)
+            for _ in range(links - 1):
+                last = echo(last)
+            last.result()
+            found["chain_ms"] = (time.perf_counter() - began) / links * 1e3
+            found["array_ms"] = array_ms(lambda data: echo(data).result())
+    return found
+
+
 ENGINES: dict[str, tuple[str, Callable[[int, int], dict[str, float]]]] = {
     "ipc": ("trun", lambda jobs, links: measure_daemon(False, jobs, links)),
     "tcp": ("trun", lambda jobs, links: measure_daemon(True, jobs, links)),
     "two": ("trun", measure_two),
     "dask": ("distributed", measure_dask),
+    "parsl": ("parsl", measure_parsl),
     "ipyparallel": ("ipyparallel", measure_ipyparallel),
 }
 COLUMNS = {
