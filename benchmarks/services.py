@@ -4,7 +4,7 @@
 
 Two workers everywhere, one round in a fresh process each, medians. ``ipc`` is a daemon of trun at its owner's socket,
 ``tcp`` the same over an encrypted connection on loopback; both keep the durable store (SQLite, WAL, synchronous FULL).
-Dask, Parsl and IPyParallel run without encryption and keep nothing (IPyParallel's chains are gated by ``after``). ``two``
+Dask, Parsl and IPyParallel run without encryption and keep nothing (IPyParallel chains by ``after``). ``two``
 chains jobs alternately over two daemons that hear each other directly. What is not installed is left out with its name.
 """
 
