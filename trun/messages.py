@@ -557,6 +557,8 @@ class ResourcesLowered(Message, frozen=True):
     uid: str
     epoch: int
     resources: dict[str, float]
+    #: Its number among all that the attempt says (see ``Emitted.first``); 0: heard once only, whatever happens.
+    number: int = 0
 
 
 class AtomMoved(Message, frozen=True):

@@ -171,5 +171,5 @@ def test_a_job_knows_where_it_is(rig: Rig) -> None:
     assert (found["id"], found["uid"], found["fence"]) == ("fit#1", uid, f"{uid}:1")
     assert found["left"] == 1.0
     assert not Path(found["scratch"]).exists()
-    assert ResourcesLowered(uid=uid, epoch=1, resources={"gpu": 1}) in rig.reports
+    assert ResourcesLowered(uid=uid, epoch=1, resources={"gpu": 1}, number=1) in rig.reports
     assert current_job() is None

@@ -277,6 +277,11 @@ class Machine:
         record = self._running(message.uid, message.epoch)
         if record is None:
             return
+        if message.number:
+            if message.number <= record.life.heard:
+                self.book.counters["duplicate"] += 1
+                return
+            record.life.heard = message.number
         given = self.ledger.lower(message.uid, message.resources)
         lowered = record.life.lowered
         record.life.lowered = lowered | {name: lowered.get(name, 0.0) + amount for name, amount in given.items()}

@@ -188,9 +188,14 @@ class CurrentJob:
             if not 0 <= amount <= self.resources[name]:
                 held = self.resources[name]
                 raise BadOption(f"{self.id} holds {held:g} of {name!r}, so it cannot give back {amount!r}.")
-        for name, amount in amounts.items():
-            self.resources[name] -= amount
-        self._channel.send(ResourcesLowered(uid=self.uid, epoch=self.epoch, resources=dict(amounts)))
+        with _lock:
+            for name, amount in amounts.items():
+                self.resources[name] -= amount
+            self._sent += 1
+            given = dict(amounts)
+            self._channel.send(
+                ResourcesLowered(uid=self.uid, epoch=self.epoch, resources=given, number=self._sent)
+            )
 
     # -- inside -------------------------------------------------------------------------------------------------------
 

@@ -46,6 +46,18 @@ def test_what_was_given_back_is_asked_for_again_by_the_next_attempt() -> None:
     assert service.life("a").lowered == {}
 
 
+def test_what_is_given_back_is_taken_once_although_it_is_heard_twice() -> None:
+    service = Service(resources={"gpu": 5})
+    service.job("a", resources={"gpu": 5})
+    service.run()
+    for number in (1, 2, 1, 2):  # as after a restart before what was heard had been settled
+        service.send(ResourcesLowered(uid="a", epoch=1, resources={"gpu": 1}, number=number))
+
+    assert service.machine.resources()["gpu"]["used"] == 3
+    assert service.life("a").lowered == {"gpu": 2}
+    assert service.machine.counters["duplicate"] == 2
+
+
 def test_every_way_to_end_gives_all_back() -> None:
     service = Service(resources={"gpu": 9})
     service.submit(*[spec(uid, resources={"gpu": 2}) for uid in "abc"])

@@ -208,7 +208,7 @@ def test_improved_wants_values_by_name(job: CurrentJob) -> None:
 def test_resources_are_given_back_within_what_is_held(job: CurrentJob, channel: Channel) -> None:
     job.lower_resources(gpu=1.5)
 
-    assert channel.sent == [ResourcesLowered(uid="u1", epoch=3, resources={"gpu": 1.5})]
+    assert channel.sent == [ResourcesLowered(uid="u1", epoch=3, resources={"gpu": 1.5}, number=1)]
     assert job.resources == {"gpu": 0.5}
     with pytest.raises(BadOption, match=r"holds 0\.5 of 'gpu'"):
         job.lower_resources(gpu=1)
