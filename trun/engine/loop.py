@@ -172,7 +172,7 @@ class Engine:
             self.gather(self.machine.dispatch(room, now))
 
     def _take(self, peer: bytes, message: AnyRequest | AnyReport, now: float) -> None:
-        handler = _TAKE.get(type(message))
+        handler = _TAKE.get(type(message)) or (Engine._quiet if peer else None)  # what a peer sends ends no service
         if handler is not None:
             handler(self, peer, message, now)
         else:

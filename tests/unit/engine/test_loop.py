@@ -22,10 +22,15 @@ from trun.messages import (
     Do,
     Drain,
     Hello,
+    Hold,
     JobSpec,
     Payload,
     Refuse,
+    Release,
+    Retry,
+    SetAtom,
     Submit,
+    Tell,
     Welcome,
 )
 from trun.testing import ManualClock, RecordingEndpoint, RecordingJournal, ScriptedExecutor
@@ -132,6 +137,25 @@ def test_a_refused_batch_leaves_no_trace(house: House) -> None:
     assert isinstance(refused, Refuse)
     assert "circle" in refused.error.message
     assert house.engine.machine.records == {}
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        Cancel(uids=("nobody",)),
+        Hold(uids=("nobody",)),
+        Release(uids=("nobody",)),
+        Retry(uids=("nobody",)),
+        Tell(uid="nobody", token="1", text="x"),
+        SetAtom(key="nobody", value=9),
+    ],
+)
+def test_an_order_that_cannot_be_followed_ends_no_service(house: House, order: AnyRequest) -> None:
+    house.say(order)
+    house.say(Submit(specs=(job("a"),)))
+
+    assert house.executor.take_order("a")
+    assert house.heard() == ["Submitted", "Queued", "Started"]
 
 
 def test_requests_are_answered_after_what_they_caused(house: House) -> None:
