@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +75,26 @@ def as_person(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[str]:
         yield user_keys().public
     finally:
         monkeypatch.setenv("TRUN_CONFIG_DIR", before)
+
+
+@contextlib.contextmanager
+def daemons() -> Iterator[Callable[..., Site]]:
+    """Give what starts daemons (``make(name, *options, listen=...)``); in the end they and our handles are gone."""
+    from trun.errors import TrunError
+    from trun.remotes import _opened
+
+    sites: list[Site] = []
+
+    def make(name: str, *more: str, listen: str = "tcp://127.0.0.1:0") -> Site:
+        sites.append(Site(name, *more, listen=listen))
+        return sites[-1]
+
+    try:
+        yield make
+    finally:
+        while _opened:
+            made = _opened.pop()
+            with contextlib.suppress(TrunError):
+                made.leave_quietly()
+        for site in sites:
+            site.stop("--kill")

@@ -4,7 +4,7 @@ The CURVE public key, written as 40 characters of Z85, is the identity of a pers
 tokens. People keep their seed in ``CONFIG/id`` (0600), services theirs in ``STATE/keys``. Where only processes of one
 user on one machine meet, no key is ever made.
 
-The only room that imports ``nacl``, and only once a key is needed: that import costs more than the whole client. Knows
+Imports ``nacl`` only once a key is needed: that import costs more than the whole client. Knows
 neither sockets nor roles. Rule: a secret is never printed, logged, or part of a ``repr``.
 Source: design paper on reliability and security, C3.
 """
@@ -123,6 +123,19 @@ def verified(verify: str, data: bytes, signature: bytes) -> bool:
     except (CryptoError, ValueError, TypeError):
         return False
     return True
+
+
+#: Number of the first message of a connection, as CURVE counts.
+HELLO_NUMBER = (1).to_bytes(8, "big")
+
+
+def sealed_hello(server: str) -> tuple[bytes, bytes]:
+    """Return a public key of the moment, and 64 zero bytes that only the holder of ``server`` can read with it."""
+    from nacl.public import Box, PrivateKey, PublicKey
+
+    ours = PrivateKey.generate()
+    sealed = Box(ours, PublicKey(from_z85(server))).encrypt(bytes(64), b"CurveZMQHELLO---" + HELLO_NUMBER)
+    return bytes(ours.public_key), bytes(sealed.ciphertext)
 
 
 def _derive(seed: bytes, person: bytes) -> bytes:
