@@ -180,7 +180,7 @@ class Engine:
 
     def gather(self, orders: Sequence[effects.Effect]) -> None:
         """Sort what the machine ordered into the present step: into its commit, and into what follows."""
-        publish, dirty = self._published.append, self._dirty
+        publish, dirty, replays = self._published.append, self._dirty, list[effects.Replay]()
         for order in orders:
             kind = type(order)
             if kind is effects.Publish:
@@ -192,10 +192,11 @@ class Engine:
                 self._batch.specs.append((record.life.number, record.spec))
                 dirty[order.uid] = None  # type: ignore[union-attr]
             elif kind is effects.Replay:
-                # At once, before anything else can end the stream that is asked for.
-                self.gather(self.machine.handle(self._replay(order), self.clock.now()))  # type: ignore[arg-type]
+                replays.append(order)  # type: ignore[arg-type]
             else:
                 self._after.append(order)
+        for order in replays:  # before anything else can end what is asked for, after what was ordered before it
+            self.gather(self.machine.handle(self._replay(order), self.clock.now()))
 
     def _replay(self, order: effects.Replay) -> Replayed:
         """Read a stream back, with what this very step has added to it."""

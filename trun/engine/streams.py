@@ -37,8 +37,9 @@ class _Peer:
         self.credit = 0
         #: {stream: sequence number of the next entry}
         self.wants: dict[str, int] = {}
-        #: Streams of which the journal may hold entries that the peer wants, in the order in which they are served.
-        self.behind: dict[str, None] = {}
+        #: Streams of which the journal may hold entries that the peer wants, in the order in which they are served
+        #: (True: it does hold some).
+        self.behind: dict[str, bool] = {}
 
 
 class Subscriptions:
@@ -71,7 +72,7 @@ class Subscriptions:
         if stream not in known.wants:
             self._add(stream, known)
         known.wants[stream] = max(1, since)
-        known.behind[stream] = None
+        known.behind[stream] = False
         if known.credit:
             self._ready[known] = None
 
@@ -148,7 +149,7 @@ class Subscriptions:
     def _offer(self, peer: _Peer, entry: Entry, live: dict[_Peer, list[Entry]]) -> None:
         stream, seq = entry.stream, entry.seq
         wanted = peer.wants[stream]
-        if seq == wanted and peer.credit:
+        if seq == wanted and peer.credit and not peer.behind.get(stream):
             peer.credit -= 1
             peer.wants[stream] = seq + 1
             if peer.behind:
@@ -161,7 +162,7 @@ class Subscriptions:
             else:
                 mine.append(entry)
         elif seq >= wanted:
-            peer.behind[stream] = None
+            peer.behind[stream] = True
             if peer.credit:
                 self._ready[peer] = None
 
@@ -188,7 +189,7 @@ class Subscriptions:
             peer.credit -= len(entries)
             peer.wants[stream] = entries[-1].seq + 1
             if len(entries) == room:
-                peer.behind[stream] = None  # there may be more: at the end of the line
+                peer.behind[stream] = True  # there may be more: at the end of the line
         if found:
             answers.append(Entries(entries=tuple(found)))
         if not peer.behind or not peer.credit:

@@ -28,6 +28,7 @@ from trun.messages import (
     Refuse,
     Release,
     Retry,
+    Said,
     SetAtom,
     Submit,
     Tell,
@@ -137,6 +138,18 @@ def test_a_refused_batch_leaves_no_trace(house: House) -> None:
     assert isinstance(refused, Refuse)
     assert "circle" in refused.error.message
     assert house.engine.machine.records == {}
+
+
+def test_what_follows_from_a_replay_is_heard_after_what_came_before_it(house: House) -> None:
+    house.say(Submit(specs=(job("a"),)))
+    house.executor.emit("a", Said(name="other"))
+    house.executor.complete("a")
+    house.run()
+    house.heard()
+
+    house.say(Submit(specs=(job("b", b'{"atom":"job","is":"message","arg":"note","uid":"a","v":1}'),)))
+
+    assert house.heard() == ["Submitted", "Waiting", "Cancelled"]
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,17 @@ def test_an_entry_that_was_published_but_of_which_one_before_is_missing_waits_fo
     assert places(service.step("a")[ANN]) == [("a", 1), ("a", 2)]
 
 
+def test_entries_that_are_published_out_of_order_all_arrive_in_order(service: Service) -> None:
+    service.streams.credit(ANN, 10)
+    service.streams.begin(ANN, "a")
+    first, second, third = service.happen("a", "a", "a")
+
+    sent = dict(service.streams.publish([first, third, second]))
+
+    assert places(sent[ANN]) == [("a", 1), ("a", 2), ("a", 3)]
+    assert not service.streams.pending
+
+
 def test_a_long_story_comes_in_portions_while_others_go_on(service: Service) -> None:
     for _ in range(3 * streams.ENTRIES_AT_ONCE):
         service.happen("long")
