@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from trun.adapters.memory import MemoryJournal
+from trun.errors import StateFull
 from trun.messages import (
     Aborted,
     Adopted,
@@ -71,14 +72,21 @@ class SimulatedJournal(MemoryJournal):
     def __init__(self, cuts: Cuts, **more: Any) -> None:
         super().__init__(**more)
         self.cuts = cuts
+        self.is_short = False
 
     def reopen(self) -> SimulatedJournal:
-        """Return the journal of the next life."""
-        return SimulatedJournal(self.cuts, _store=self._store)
+        """Return the journal of the next life, on the same disk."""
+        again = SimulatedJournal(self.cuts, _store=self._store)
+        again.is_short = self.is_short
+        return again
 
     def commit(self, batch: Batch) -> None:
-        """Keep the batch, wholly or not at all."""
+        """Keep the batch, wholly or not at all; on a full disk there is room for outcomes, and for no new job."""
         self.cuts.here()
+        if self.is_short and (batch.specs or not self.full):
+            self.full = True
+            raise StateFull
+        self.full = self.is_short
         super().commit(batch)
         self.cuts.here()
 
@@ -109,6 +117,7 @@ class Attempt:
     order: Order
     said: int = 0
     is_stopping: bool = False
+    is_suspended: bool = False
 
     @property
     def place(self) -> tuple[str, int]:
@@ -155,6 +164,8 @@ class SimulatedExecutor:
         if not self.running:
             return
         attempt = chance.choice(list(self.running.values()))
+        if attempt.is_suspended and not attempt.is_stopping and chance.random() < 0.9:
+            return
         if attempt.is_stopping:
             self._end(attempt, "aborted")
         elif chance.random() < 0.4:
@@ -163,8 +174,8 @@ class SimulatedExecutor:
             self._end(attempt, chance.choice(("completed",) * 5 + ("raised", "died", "missing", "returned")))
 
     def finish_all(self) -> None:
-        """Let all attempts complete, or stop."""
-        for attempt in list(self.running.values()):
+        """Let all attempts complete that do not wait, or stop."""
+        for attempt in [one for one in self.running.values() if one.is_stopping or not one.is_suspended]:
             self._end(attempt, "aborted" if attempt.is_stopping else "completed")
 
     def haunt(self, chance: random.Random) -> None:
@@ -186,7 +197,7 @@ class SimulatedExecutor:
 
     def _end(self, attempt: Attempt, how: str) -> None:
         uid, epoch = attempt.place
-        if how == "returned" and (attempt.said or attempt.is_stopping):
+        if how == "returned" and (attempt.said or attempt.is_stopping or attempt.is_suspended):
             how = "completed"
         del self.running[attempt.place]
         self.outcomes[attempt.place] = how
@@ -213,7 +224,7 @@ class SimulatedExecutor:
 
     def room(self) -> Room:
         """Return the free slots."""
-        return Room(idle=max(0, self.slots - len(self.running)))
+        return Room(idle=max(0, self.slots - sum(not attempt.is_suspended for attempt in self.running.values())))
 
     def submit(self, orders: Sequence[Order]) -> None:
         """Begin the attempts, one after the other."""
@@ -234,10 +245,17 @@ class SimulatedExecutor:
         """Nobody listens."""
 
     def suspend(self, uid: str, epoch: int) -> None:
-        """Nothing suspends here."""
+        """Let an attempt wait."""
+        self._turn(uid, epoch, True)
 
     def resume(self, uid: str, epoch: int) -> None:
-        """Nothing suspends here."""
+        """Let it go on."""
+        self._turn(uid, epoch, False)
+
+    def _turn(self, uid: str, epoch: int, is_suspended: bool) -> None:
+        self.cuts.here()
+        if (uid, epoch) in self.running:
+            self.running[uid, epoch].is_suspended = is_suspended
 
     def fds(self) -> list[int]:
         """Return none: nobody waits."""

@@ -28,10 +28,24 @@ from tests.machine import invariants
 from tests.machine.simulated import Client, Cuts, PowerCut, SimulatedEndpoint, SimulatedExecutor, SimulatedJournal
 from trun.conditions import wire
 from trun.conditions.algebra import And, AtLeast, Condition, Never, Not, Or
-from trun.conditions.atoms import JOB_ATOMS, IsMessage, Level
+from trun.conditions.atoms import JOB_ATOMS, IsCompleted, IsMessage, Level
 from trun.core.machine import Machine
 from trun.engine.loop import Engine
-from trun.messages import Call, Cancel, Hold, JobSpec, Payload, Release, SetAtom, Submit, Welcome
+from trun.messages import (
+    Call,
+    Cancel,
+    GroupSpec,
+    Hold,
+    JobSpec,
+    Payload,
+    Release,
+    Resume,
+    Retry,
+    SetAtom,
+    Submit,
+    Suspend,
+    Welcome,
+)
 from trun.testing import ManualClock
 
 GPU = 2
@@ -53,6 +67,9 @@ class World:
         self.clients = [Client(name) for name in ("ann", "bob")]
         self.levels = [Level("x"), Level("y")]
         self.uids: list[str] = []
+        self.groups: list[str] = []
+        #: Jobs that somebody asked to run again: what was decided on their first run stays decided.
+        self.retried: set[str] = set()
         #: Conditions that cannot lapse once they hold, by uid: of those it is known when they may fire.
         self.monotone: set[str] = set()
         self.counts: Counter[str] = Counter()
@@ -116,6 +133,9 @@ class World:
             (self.step, 8),
             (self.work, 8),
             (self.order, 2),
+            (self.race, 1),
+            (self.pause, 1),
+            (self.fill_disk, 1),
             (self.lose_connection, 1),
             (self.connect, 4),
             (self.wait, 1),
@@ -129,13 +149,36 @@ class World:
         """Submit one to three jobs at once."""
         client = self.random.choice(self.clients)
         specs = []
+        group = f"g{len(self.groups) + 1}" if self.random.random() < 0.15 else ""
         for _ in range(self.random.randint(1, 3)):
             uid = f"u{len(self.uids) + 1}"
-            specs.append(self.draw_spec(uid, client.name))
+            specs.append(self.draw_spec(uid, client.name, group))
             self.uids.append(uid)
-        client.submit(Submit(specs=tuple(specs)), self.endpoint)
+        groups = [GroupSpec(group, group, len(specs))] if group else []
+        self.groups += [group] if group else []
+        client.submit(Submit(specs=tuple(specs), groups=tuple(groups)), self.endpoint)
 
-    def draw_spec(self, uid: str, session: str) -> JobSpec:
+    def race(self) -> None:
+        """Let two or three jobs race."""
+        if len(self.uids) < 3:
+            return
+        client = self.random.choice(self.clients)
+        choices = tuple(self.random.sample(self.uids[-9:], self.random.randint(2, 3)))
+        uid = f"u{len(self.uids) + 1}"
+        self.uids.append(uid)
+        self.monotone.add(uid)
+        spec = JobSpec(
+            uid=uid,
+            name=uid,
+            session=client.name,
+            detach=True,
+            kind="first",
+            choices=choices,
+            when=wire.dumps(Or(*[IsCompleted(choice) for choice in choices])),
+        )
+        client.submit(Submit(specs=(spec,)), self.endpoint)
+
+    def draw_spec(self, uid: str, session: str, group: str) -> JobSpec:
         """Return a job, most times with a condition over earlier ones."""
         when = self.draw_condition() if self.uids and self.random.random() < 0.7 else None
         if when is None or is_monotone(when):
@@ -147,7 +190,9 @@ class World:
             detach=True,
             call=Call("f", Payload(b"x")),
             when=wire.dumps(when) if when is not None else b"",
-            on_never=self.random.choice(("cancel", "cancel", "skip", "run")),
+            # What a group with skipped members is worth depends on the order of their ends.
+            on_never=self.random.choice(("cancel", "cancel", "cancel" if group else "skip", "run")),
+            group=group,
             retries=self.random.choice((0, 0, 2)),
             retry_delay=self.random.choice((0.0, 5.0)),
             priority=self.random.choice((0.0, 1.0)),
@@ -161,6 +206,8 @@ class World:
         if shape == "atom":
             if self.random.random() < 0.05:
                 return self.random.choice(self.levels)
+            if self.groups and self.random.random() < 0.2:
+                return JOB_ATOMS[self.random.choice(("completed", "failed", "finished"))](self.groups[-1])
             uid = self.random.choice(self.uids[-12:])
             if self.random.random() < 0.1:
                 return IsMessage(uid, "note")
@@ -182,13 +229,31 @@ class World:
         if not self.uids or not client.peer:
             return
         uid = self.random.choice(self.uids)
-        what = self.random.choice(("cancel", "hold", "release", "release", "level"))
+        what = self.random.choice(("cancel", "hold", "release", "release", "level", "level", "retry"))
+        if what == "retry":
+            self.retried.add(uid)
         if what == "level":
             level = self.random.choice(self.levels)
             client.send(SetAtom(key=level.key, value=self.random.choice((2, 3)), session=client.name), self.endpoint)
         else:
-            kind = {"cancel": Cancel, "hold": Hold, "release": Release}[what]
+            kind = {"cancel": Cancel, "hold": Hold, "release": Release, "retry": Retry}[what]
             client.send(kind(uids=(uid,)), self.endpoint)
+
+    def pause(self) -> None:
+        """Let a running job wait for others, or have its slot again."""
+        client = self.random.choice(self.clients)
+        if not self.executor.running or not client.peer:
+            return
+        attempt = self.random.choice(list(self.executor.running.values()))
+        uid, epoch = attempt.place
+        if attempt.is_suspended:
+            client.send(Resume(uid=uid, epoch=epoch, token="t"), self.endpoint)
+        else:
+            client.send(Suspend(uid=uid, epoch=epoch), self.endpoint)
+
+    def fill_disk(self) -> None:
+        """Let the disk be full, or have room again."""
+        self.journal.is_short = not self.journal.is_short and self.random.random() < 0.5
 
     def lose_connection(self) -> None:
         """Let a client's connection break, with all that is under way."""
@@ -223,6 +288,7 @@ class World:
     def settle(self) -> None:
         """Let all faults end and everything come to its end."""
         self.cuts.after = None
+        self.journal.is_short = False
         for _ in range(60 + 6 * len(self.uids)):
             self.connect()
             for client in self.clients:
@@ -236,6 +302,9 @@ class World:
             for level in self.levels:
                 ann.send(SetAtom(key=level.key, value=4, session=ann.name), self.endpoint)
             ann.send(Release(uids=tuple(uid for uid in unfinished if records[uid].life.state == "held")), self.endpoint)
+            for attempt in self.executor.running.values():
+                if attempt.is_suspended:
+                    ann.send(Resume(uid=attempt.place[0], epoch=attempt.place[1], token="t"), self.endpoint)
             self.executor.finish_all()
             self.clock.advance(10.0)
         for _ in range(20):

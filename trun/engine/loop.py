@@ -270,8 +270,7 @@ class Engine:
                 self.executor.tell(uid, epoch, token, text)
             case effects.Turn(uid, epoch):
                 self.executor.resume(uid, epoch)
-                waiting = self._resumes.pop((uid, epoch), None)
-                if waiting is not None:
+                if (waiting := self._resumes.pop((uid, epoch), None)) is not None:
                     self._reply_to(waiting[0], Answer(token=waiting[1]))
             case effects.Dismiss(spec, uid, reason):
                 if self.mail is None or not self.mail.dismiss(spec, uid, reason):
@@ -291,8 +290,7 @@ class Engine:
             self._answers.append((known.peer, answer))
 
     def _count(self, entry: Entry) -> None:
-        record = self.machine.records.get(entry.stream)
-        if record is None:
+        if (record := self.machine.records.get(entry.stream)) is None:
             return
         session = self.session(record.spec.session)
         if isinstance(entry.event, FINAL):
@@ -350,7 +348,9 @@ class Engine:
         self.payloads.define(message.digest, message.data, self._batch)
 
     def _submit(self, peer: bytes, message: Submit, now: float) -> None:
-        error = (self.full or StateFull()) if self.is_short_of_space else self.payloads.packages.refusal(message)
+        is_fresh = any(spec.uid not in self.machine.records for spec in message.specs)
+        full = (self.full or StateFull()) if is_fresh and self.is_short_of_space else None
+        error = full or self.payloads.packages.refusal(message)
         if error is not None:
             uids = tuple(spec.uid for spec in message.specs)
             self._send(peer, [Refuse(uids=uids, error=describe(error))])

@@ -89,7 +89,7 @@ def _recovered(engine: Beginner, missing: str) -> list[AnyReport]:
                 engine.mail.want(stored.spec)
             if life.state is JobState.RUNNING:
                 running.append(machine.records[stored.spec.uid])
-    for stream in ("condition", "service"):
+    for stream in ("condition", "service", *machine.groups):
         machine.restore_stream(stream, journal.last(stream))
     engine.gather(machine.resume_all(engine.clock.now()))
     reports = _attach(engine, running)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from trun.adapters.memory import MemoryJournal
 from trun.core.machine import Machine
 from trun.engine.loop import Engine
 from trun.engine.views import VIEWS
@@ -21,6 +22,7 @@ from trun.messages import (
     Define,
     Do,
     Drain,
+    GroupSpec,
     Hello,
     Hold,
     JobSpec,
@@ -42,8 +44,8 @@ PEER = b"client"
 class House:
     """An engine, its fakes, and a client that has said hello."""
 
-    def __init__(self) -> None:
-        self.journal = RecordingJournal()
+    def __init__(self, journal: MemoryJournal | None = None) -> None:
+        self.journal = journal or RecordingJournal()
         self.executor = ScriptedExecutor(slots=2)
         self.endpoint = RecordingEndpoint()
         self.clock = ManualClock()
@@ -56,6 +58,8 @@ class House:
             welcome=Welcome(service_key="k", name="house", epoch=1),
             views=dict(VIEWS),
         )
+        if journal is not None:
+            self.engine.recover()
         self.say(Hello(session="s"), Credit(entries=1000), Define(digest="f", data=b"function"))
         assert isinstance(self.endpoint.take(PEER)[0], Welcome)
 
@@ -71,8 +75,8 @@ class House:
         return [type(entry.event).__name__ for entry in self.endpoint.take_entries(PEER)]
 
 
-def job(uid: str, when: bytes = b"") -> JobSpec:
-    return JobSpec(uid=uid, name=uid, session="s", call=Call("f", Payload(b"arguments")), when=when)
+def job(uid: str, when: bytes = b"", group: str = "") -> JobSpec:
+    return JobSpec(uid=uid, name=uid, session="s", call=Call("f", Payload(b"arguments")), when=when, group=group)
 
 
 @pytest.fixture
@@ -124,6 +128,38 @@ def test_while_the_disk_is_full_submissions_are_refused_and_outcomes_are_written
     assert refused[0].uids == ("b",)
     assert house.heard() == ["Completed"]
     assert house.engine.is_short_of_space
+
+
+def test_while_the_disk_is_full_what_was_accepted_is_not_refused_when_it_is_said_again(house: House) -> None:
+    house.say(Submit(specs=(job("a"),)))
+    house.endpoint.take(PEER)
+    house.journal.full = True
+
+    house.say(Submit(specs=(job("a"),)))
+
+    assert house.heard() == ["Submitted", "Queued", "Started"]
+    assert not any(isinstance(answer, Refuse) for answer in house.endpoint.take(PEER))
+    house.executor.take_order("a")
+
+
+def test_the_stream_of_a_group_goes_on_after_a_restart() -> None:
+    first = House()
+    first.say(Submit(specs=(job("a", group="g"), job("b", group="g")), groups=(GroupSpec("g", "g", 2),)))
+    for uid in "ab":
+        first.executor.complete(uid)
+        first.run()
+    before = first.journal.last("g")
+    first.say(Do(token="1", request=Retry(uids=("a",))))
+    again = House(first.journal.reopen())
+    again.executor.complete("a")
+    again.run()
+
+    assert before
+    assert [entry.seq for entry in again.journal.entries("g")] == list(range(1, again.journal.last("g") + 1))
+    assert again.journal.last("g") > before
+    for house in (first, again):
+        house.endpoint.close()
+        house.executor.close()
 
 
 def test_a_refused_batch_leaves_no_trace(house: House) -> None:
