@@ -16,6 +16,7 @@ import os
 import platform
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,10 +91,13 @@ def compose(options: argparse.Namespace) -> Driver:
     """Put the parts together and read the journal back."""
     folder = Path(options.folder)
     journal = SqliteJournal(folder)
+    settings: dict[str, str] = {}
     try:
+        if not options.private:
+            settings = _settings(folder)
         limits = folders.recorded_limits(folder, options.resources)
         meta = journal.meta()
-        open_ = None if options.private else Opening(folder, options)
+        open_ = None if options.private else Opening(folder, options, settings)
         key, epoch = meta["service_key"] if open_ is None else open_.key, int(meta["epoch"])
         os.environ["TRUN_SERVICE"] = options.address
         kind = Processes if options.private else Lasting
@@ -131,13 +135,24 @@ def compose(options: argparse.Namespace) -> Driver:
     )
     folders.register_service(key, folder)
     if open_ is not None:
+        open_.sweep()
         engine.views.update(open_.verbs(engine))
         engine.mail = open_.mail()
     if engine.gate is not None:
         engine.gate.offer = engine.payloads.packages.offer
     engine.recover()
     _write_facts(options, engine.welcome)
-    return Driver(engine, owner_pid=options.owner or None, outlive=options.detach)
+    look = open_.look if open_ is not None else None
+    return Driver(engine, owner_pid=options.owner or None, outlive=options.detach, look=look)
+
+
+def _settings(folder: Path) -> dict[str, str]:
+    """Return what the operator has set, and write it down for the workers."""
+    from trun.adapters import settings
+
+    found = settings.load(Path.cwd(), folders.config_folder())
+    settings.keep(folder, found)
+    return found
 
 
 def _welcome(
@@ -180,9 +195,12 @@ def _write_facts(options: argparse.Namespace, welcome: Welcome) -> None:
 class Opening:
     """What lets others in than the owner's processes: keys, people, the gate, and the verbs for them."""
 
-    def __init__(self, folder: Path, options: argparse.Namespace) -> None:
+    def __init__(self, folder: Path, options: argparse.Namespace, settings: dict[str, str]) -> None:
+        from trun.adapters.bulk import port_of
         from trun.adapters.keys import ServiceKeys
         from trun.adapters.powers import Powers
+        from trun.adapters.reach import from_environment
+        from trun.adapters.world import Looker
 
         self.keys = ServiceKeys(folder)
         self.powers = Powers(folder, self.keys)
@@ -191,6 +209,20 @@ class Opening:
         self._options = options
         self._bulk: BulkServer | None = None
         self._export = Path(options.export) if options.export else None
+        self._reach = from_environment(shared=True, environment=settings)
+        self._bulk_port = port_of(settings)
+        #: How conditions on the world are looked at.
+        self.look = Looker(self._reach).look
+
+    def sweep(self) -> None:
+        """Remove what is left of transfers that nobody will go on with; nobody waits for that."""
+        from trun.adapters.parts import sweep_below
+
+        def work() -> None:
+            for name in ("blobs", "export"):
+                sweep_below(self._folder / name)
+
+        threading.Thread(target=work, name="trun-sweep", daemon=True).start()
 
     def endpoint(self, own: RouterEndpoint) -> Endpoints:
         """Return the owner's socket and what was asked for beside it, as one."""
@@ -211,8 +243,10 @@ class Opening:
     def gate(self, machine: Machine) -> Gate:
         """Return the gate for all that is not the owner."""
         from trun.engine.gate import Gate
+        from trun.engine.surroundings import bounds
 
         made = Gate(machine, self.powers, service=self._options.name)
+        made.look_around = bounds(self._reach, [self._export] if self._export is not None else [])
         made.on_request = lambda user, name, reason: self.powers.people.ask(user, name, reason)
         return made
 
@@ -235,7 +269,7 @@ class Opening:
             from trun.adapters.bulk import BulkServer
 
             host = next((address[6:].rpartition(":")[0] for address in self._options.listen), "127.0.0.1")
-            self._bulk = BulkServer(host.strip("[]"), self.keys.folder)
+            self._bulk = BulkServer(host.strip("[]"), self.keys.folder, port=self._bulk_port)
         return self._bulk
 
 

@@ -24,7 +24,7 @@ import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,12 +32,21 @@ from trun.adapters.certificate import certificate
 from trun.adapters.parts import PIECE, new_digest, receiving
 from trun.adapters.tickets import Content, Identity, Ticket, Tickets, size_and_identity
 from trun.adapters.transfer import GREETING, LINE_BYTES, UNCHECKED, join_address
-from trun.errors import ServiceUnavailable, TransferRefused
+from trun.errors import BadOption, ServiceUnavailable, TransferRefused
 
 _log = logging.getLogger(__name__)
 
+PORT = "TRUN_BULK__PORT"
 #: Files of which the digest is remembered; seconds for which one must not have changed for that.
 _DIGESTS, _SETTLED_S = 4096, 2.0
+
+
+def port_of(settings: Mapping[str, str]) -> int:
+    """Return the port that the operator has chosen (``[bulk] port``, for firewalls); 0: any."""
+    text = settings.get(PORT, "0")
+    if not text.isdigit() or int(text) > 65535:
+        raise BadOption(f"[bulk] port ({PORT}): {text!r} is no port; 0 means any.")
+    return int(text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -476,4 +485,4 @@ def _receive(sock: ssl.SSLSocket, ticket: Ticket, target: Path) -> None:
     sock.sendall(b"END %s\n" % ticket.digest.encode())
 
 
-__all__ = ["BulkServer", "Limits"]
+__all__ = ["BulkServer", "Limits", "port_of"]

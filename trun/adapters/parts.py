@@ -219,3 +219,13 @@ def sweep(folder: Path, *, older_s: float = KEEP_S) -> int:
                     os.unlink(entry.path)
                     removed += 1
     return removed
+
+
+def sweep_below(folder: Path, *, older_s: float = KEEP_S) -> int:
+    """Remove such parts in all folders that lie in ``folder``, and in itself; say how many there were."""
+    removed = sweep(folder, older_s=older_s)
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(folder):
+            if entry.is_dir(follow_symlinks=False):
+                removed += sweep(Path(entry.path), older_s=older_s)
+    return removed

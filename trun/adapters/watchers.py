@@ -16,11 +16,17 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from trun.adapters.world import Looker
+from trun.conditions.value import CANCELLED
+from trun.errors import TrunError
 from trun.messages import AtomMoved
 
 
 class Watchers:
-    """Watches world atoms: each has ``key`` and ``poll_s``; ``look`` says what value it has now (0 to 4)."""
+    """Watches world atoms: each has ``key`` and ``poll_s``; ``look`` says what value it has now (0 to 4).
+
+    An atom at which ``look`` refuses to look, with an error of ours, is cancelled with its words. Nothing is looked at
+    again before ten times as long has passed as the last look took, however short its period is.
+    """
 
     def __init__(self, look: Callable[[Any], int] | None = None) -> None:
         self._look_at: Callable[[Any], int] = look if look is not None else Looker().look
@@ -71,19 +77,25 @@ class Watchers:
                 due = {key: due.get(key, 0.0) for key in self._atoms}
                 atoms = [atom for key, atom in self._atoms.items() if due[key] <= now]
             for atom in atoms:
+                begin = time.monotonic()
                 self._look(atom)
-                due[atom.key] = time.monotonic() + float(atom.poll_s)
+                now = time.monotonic()
+                due[atom.key] = now + max(float(atom.poll_s), 10 * (now - begin))
             with self._changed:
                 soonest = min((due.get(key, 0.0) for key in self._atoms), default=0.0)
                 if not self._closed and self._atoms:
                     self._changed.wait(max(0.0, soonest - time.monotonic()))
 
     def _look(self, atom: Any) -> None:
-        value = int(self._look_at(atom))
+        reason = ""
+        try:
+            value = int(self._look_at(atom))
+        except TrunError as error:
+            value, reason = int(CANCELLED), str(error)
         if self._last.get(atom.key) == value:
             return
         self._last[atom.key] = value
-        self._moved.append(AtomMoved(key=atom.key, value=value))
+        self._moved.append(AtomMoved(key=atom.key, value=value, reason=reason))
         with contextlib.suppress(BlockingIOError, OSError):
             os.write(self._write, b"x")
 

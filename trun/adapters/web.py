@@ -4,7 +4,8 @@ What has arrived stays when the connection breaks, and the rest is asked for, as
 date that it is still the same. Where a service is bounded (``reach``), the host is looked up once and exactly that
 address is connected to, proxies of the environment are not asked, and no redirection leads to another host.
 
-Who may come in: ``fetching``. Rule: what a server says about sizes is believed only where it makes us stop earlier.
+Who may come in: ``fetching``; ``world`` for whether an address answers.
+Rule: what a server says about sizes is believed only where it makes us stop earlier.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import IO, Any
 
 from trun.adapters.parts import PIECE, Part, receiving
 from trun.adapters.reach import Reach
-from trun.errors import ServiceUnavailable, TransferRefused
+from trun.errors import NotAuthorised, ServiceUnavailable, TransferRefused
 
 TIMEOUT_S = 60.0
 #: Broken connections in a row, without a byte between them, after which it is given up.
@@ -75,6 +76,43 @@ def fetch_http(url: str, target: Path, reach: Reach, *, digest: tuple[str, str] 
             return part.size, part.digest()
     finally:
         answer.close()
+
+
+def answers(url: str, reach: Reach, timeout: float) -> bool:
+    """Whether an address answers without an error; what it says is not read.
+
+    Raises
+    ------
+    NotAuthorised
+        The address, or where it leads on to, must not be reached.
+    """
+    bare = urllib.parse.urldefrag(url)[0]
+    try:
+        opener = _opener(bare, reach)
+        for method in ("HEAD", "GET"):
+            request = urllib.request.Request(bare, method=method, headers={"User-Agent": "trun"})
+            try:
+                with opener.open(request, timeout=timeout):
+                    return True
+            except urllib.error.HTTPError as error:
+                error.close()
+                if method == "GET" or error.code not in (405, 501):
+                    return False
+    except NotAuthorised:
+        raise
+    except (OSError, ValueError, http.client.HTTPException):
+        pass
+    return False
+
+
+def _opener(url: str, reach: Reach) -> urllib.request.OpenerDirector:
+    """Return what opens an address; within bounds what was looked up now, and none that it leads on to."""
+    if reach.unbounded:
+        return urllib.request.build_opener()
+    pinned = reach.addresses(url)
+    return urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), _Pinned(pinned), _PinnedTLS(pinned), _SameHost(reach)
+    )
 
 
 def _recognised(url: str, answer: http.client.HTTPResponse, digest: tuple[str, str] | None) -> tuple[str, str]:
@@ -135,13 +173,7 @@ class _Site:
 
     def __init__(self, url: str, reach: Reach) -> None:
         self._url = url
-        if reach.unbounded:
-            self._opener = urllib.request.build_opener()
-        else:
-            pinned = reach.addresses(url)
-            self._opener = urllib.request.build_opener(
-                urllib.request.ProxyHandler({}), _Pinned(pinned), _PinnedTLS(pinned), _SameHost(reach)
-            )
+        self._opener = _opener(url, reach)
 
     def ask(self, part: Part | None = None, condition: str = "") -> http.client.HTTPResponse:
         """Ask for all of it, or for what a part lacks as long as the server still has the same."""

@@ -1,7 +1,11 @@
 """What is true of the world right now: is the file there, has it changed, does the address answer.
 
-One function, ``look``, that may block and is called by ``watchers`` in its thread. A fault of the look (no
-permission, no network) means "not now", never an end: only the condition's own deadline ends the waiting.
+``Looker.look`` may block and is called by ``watchers`` in its thread. A fault of the look (no permission, no network)
+means "not now", never an end: only the condition's own deadline ends the waiting. An address that the service must not
+reach is refused: a daemon that others submit to asks for no address that it would not fetch (see ``reach``).
+
+Rule: which files somebody may have looked at is decided where the condition comes in (``engine.surroundings``), because
+here nobody knows whose condition it is.
 """
 
 from __future__ import annotations
@@ -9,27 +13,39 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from trun.adapters.reach import Reach
 from trun.conditions.atoms import WorldAtom
 from trun.conditions.value import HOLDS, TRUE, WAIT, Value
 
 #: Seconds that an address may take to answer.
 TIMEOUT_S = 10.0
+_WEB = ("http", "https")
 
 
 class Looker:
-    """Looks at world atoms; remembers what a file was at the first look, for ``changed``."""
+    """Looks at world atoms; remembers what a file was at the first look, for ``changed``.
 
-    def __init__(self) -> None:
+    ``reach`` bounds the addresses that are asked; None: all are.
+    """
+
+    def __init__(self, reach: Reach | None = None) -> None:
+        self._reach = reach or Reach()
         self._first: dict[str, tuple[int, int, int] | None] = {}
 
     def look(self, atom: WorldAtom) -> Value:
-        """Return what the atom is worth now."""
+        """Return what the atom is worth now.
+
+        Raises
+        ------
+        NotAuthorised
+            The service must not ask this address.
+        """
+        if atom.what == "url" or (atom.what == "exists" and urlsplit_scheme(atom.target) in _WEB):
+            return HOLDS if self._answers(atom.target) else WAIT
         if atom.what == "exists":
-            return HOLDS if _is_there(atom.target) else WAIT
-        if atom.what == "url":
-            return HOLDS if _answers(atom.target) else WAIT
+            return HOLDS if _is_there(file_path(atom.target)) else WAIT
         if atom.what == "changed":
-            seen = _stamp(Path(atom.target).expanduser())
+            seen = _stamp(file_path(atom.target))
             first = self._first.setdefault(atom.key, seen)
             return TRUE if seen != first else WAIT
         return WAIT
@@ -38,38 +54,45 @@ class Looker:
         """Nobody waits for this atom any more."""
         self._first.pop(key, None)
 
+    def _answers(self, url: str) -> bool:
+        if not self._reach.unbounded and urlsplit_scheme(url) not in _WEB:
+            raise self._reach.refusal(url, "only http:// and https:// are asked whether they answer")
+        from trun.adapters.web import answers  # costs a tenth of a node's start, and few conditions are about URLs
 
-def _is_there(target: str) -> bool:
-    parts = urlsplit(target)
-    if parts.scheme in ("http", "https"):
-        return _answers(target)
-    path = unquote(parts.path) if parts.scheme == "file" else target
+        return answers(url, self._reach, TIMEOUT_S)
+
+
+def urlsplit_scheme(target: str) -> str:
+    """Return the scheme of an address, "" for a path."""
     try:
-        return Path(path).expanduser().exists()
-    except OSError:
+        return urlsplit(target).scheme if "://" in target else ""
+    except ValueError:
+        return ""
+
+
+def file_path(target: str) -> Path:
+    """Return the file that a path, or an address ``file://``, means on this machine."""
+    if urlsplit_scheme(target) == "file":
+        target = unquote(urlsplit(target).path)
+    try:
+        return Path(target).expanduser()
+    except RuntimeError:  # there is no such user, and so no such home
+        return Path(target)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
         return False
-
-
-def _answers(url: str) -> bool:
-    import urllib.error  # costs a tenth of a node's start, and few conditions are about URLs
-    import urllib.request
-
-    for method in ("HEAD", "GET"):
-        try:
-            with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=TIMEOUT_S):
-                return True
-        except urllib.error.HTTPError as error:
-            if method == "HEAD" and error.code in (405, 501):
-                continue
-            return False
-        except (OSError, ValueError):
-            return False
-    return False
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
         found = path.stat()
-    except OSError:
+    except (OSError, ValueError):
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+__all__ = ["Looker", "file_path", "urlsplit_scheme"]

@@ -10,6 +10,7 @@ import logging
 import os
 import select
 from collections.abc import Callable
+from typing import Any
 
 from trun.adapters.watchers import Watchers
 from trun.engine.loop import Engine, Session
@@ -28,12 +29,20 @@ class Driver:
 
     ``owner_pid`` is the process that a private node belongs to: when it dies without a word, the node stops what runs,
     keeps the record, and ends. Where the executor can, running jobs of other nodes live on when the node ends, and the
-    next one of the same folder finds them again; ``stop(kill=True)`` ends them.
+    next one of the same folder finds them again; ``stop(kill=True)`` ends them. ``look`` is how the
+    watchers look at the world (see ``Watchers``).
     """
 
-    def __init__(self, engine: Engine, *, owner_pid: int | None = None, outlive: bool = False) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        owner_pid: int | None = None,
+        outlive: bool = False,
+        look: Callable[[Any], int] | None = None,
+    ) -> None:
         self.engine = engine
-        self.watchers = Watchers()
+        self.watchers = Watchers(look)
         self.owner_left = False
         self._owner_pid = owner_pid or 0
         self._outlive = outlive

@@ -41,6 +41,7 @@ from trun.messages import (
     ErrorInfo,
     Hello,
     Hold,
+    JobSpec,
     Listen,
     Performed,
     Present,
@@ -96,6 +97,8 @@ class Gate:
         self._turned: list[bytes] = []
         #: Streams of the present message that are not shown, and why; taken by the engine.
         self.refused: list[tuple[str, TrunError | None]] = []
+        #: Refuses jobs that wait for files which the service does not show to who is not its admin.
+        self.look_around: Callable[[JobSpec], None] = lambda spec: None
         #: Says what is installed for a user who may not install.
         self.offer: Callable[[str], str] = lambda user: ""
         #: Called with (user, name, reason) of a stranger that asks to be let in.
@@ -394,6 +397,8 @@ class Gate:
             intake.check_group(self._machine, peer.user, group)
         for spec in message.specs:
             intake.check_spec(self._machine, peer.user, spec, sees_all=sees_all)
+            if "admin" not in roles:
+                self.look_around(spec)
             if intake.installs(spec) and not allows(roles, "upload"):
                 raise Refusal(refused(self._service, peer, "upload", self.offer(peer.user)))
             specs.append(msgspec.structs.replace(spec, owner=peer.user, session=peer.session))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from trun.adapters.ondemand import environment_name, source, words
+from trun.adapters.settings import of_service
 from trun.core.machine import Machine
 from trun.core.record import FINAL_STATES, JobRecord, JobState
 from trun.errors import BadOption, VersionMismatch
@@ -50,7 +52,7 @@ class Packages:
         self._looked = 0.0
         self._offered: tuple[float, list[dict[str, str]]] | None = None
         #: Where distributions that are missing are taken from; None: nowhere.
-        self._source = source()
+        self._source = source(of_service(Path(folder)) if folder else os.environ)
 
     @property
     def are_any(self) -> bool:

@@ -9,6 +9,7 @@ from trun.adapters.addresses import is_service, published_url
 from trun.adapters.fetching import Ask, File, bring, copy, known_file
 from trun.adapters.keys import fingerprint, has_service_keys
 from trun.adapters.reach import from_environment
+from trun.adapters.settings import of_service
 from trun.errors import BadOption, UsageError
 from trun.executors.context import CurrentJob, current_job
 
@@ -33,10 +34,11 @@ def fetch(url: str | File, auth: str | None = None) -> File:
     url, digest = (url.url, url.digest) if isinstance(url, File) else (url, "")
     if not isinstance(url, str):
         raise BadOption(f"the address to fetch must be a text or a File, not {type(url).__name__} ({url!r}).")
+    service = Path(job.export_folder).parent
     target, size, found = bring(
         url,
         Path(job.export_folder) / job.uid,
-        reach=from_environment(shared=has_service_keys(Path(job.export_folder).parent)),
+        reach=from_environment(shared=has_service_keys(service), environment=of_service(service)),
         ask=_ask,
         token=auth or "",
         digest=digest,

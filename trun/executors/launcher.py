@@ -136,9 +136,11 @@ class Launcher:
     def _provide(self, envelope: Envelope) -> None:
         """Install what the job needs and the service has not; the versions that were taken stand in its stream."""
         from trun.adapters.ondemand import provide
+        from trun.adapters.settings import of_service
 
         assert self.job is not None
-        self.job.say("installed", provide(Path(envelope.paths[-1]), envelope.wanted))
+        settings = of_service(Path(self.job.export_folder).parent)
+        self.job.say("installed", provide(Path(envelope.paths[-1]), envelope.wanted, environment=settings))
 
     def _failure(self, error: BaseException, envelope: Envelope, began: float) -> Failed:
         kind = "raised"
