@@ -20,7 +20,7 @@ from trun.core.book import Book
 from trun.core.groups import Groups
 from trun.core.known import Known, final_event
 from trun.core.ready import Ledger, Needs, ReadyQueue
-from trun.core.record import Dismiss, JobRecord, JobState, Start, Stop, Turn
+from trun.core.record import FINAL_STATES, Dismiss, JobRecord, JobState, Start, Stop, Turn
 from trun.core.retrying import delay_s, has_retry, is_poison
 from trun.core.states import Cause
 from trun.core.timers import Timers
@@ -136,6 +136,8 @@ class Flow:
         records = self.book.records
         for decision in decisions:
             record = records[decision.owner]  # type: ignore[index]
+            if record.life.state in FINAL_STATES:  # a decision before this one has ended it: it lost a race
+                continue
             kind = type(decision)
             if kind is Fire:
                 self._fired(record, decision)  # type: ignore[arg-type]

@@ -43,6 +43,19 @@ def test_the_first_to_complete_wins_and_the_race_ends_with_it() -> None:
     assert [stop.uid for stop in service.stops] == ["a"]
 
 
+def test_a_loser_that_the_same_news_would_have_ended_is_ended_once() -> None:
+    service = Service()
+    racing(service, "a", "b", until="chisq < 1")
+    service.job("second", IsCompleted("a") | IsCompleted("race"), kind="first", choices=("a", "race"))
+    service.emit("a", Improved(values={"chisq": 0.5}))  # from now on the first race waits for the end of a as well
+
+    service.complete("a", chisq=0.5)
+
+    assert service.state("second") == "completed"
+    assert service.life("second").winner == "a"
+    assert service.kinds("race").count("Cancelled") + service.kinds("race").count("Completed") == 1
+
+
 def test_losers_that_wait_are_cancelled_and_say_why() -> None:
     service = Service()
     service.submit(spec("a"), spec("x"), spec("b", IsCompleted("x")))
