@@ -28,7 +28,7 @@ def check_step(world: World) -> None:
     """After each step: resources are not given out twice, and nothing runs under an epoch that is over."""
     records = world.engine.machine.records
     working = [attempt for attempt in world.executor.running.values() if not attempt.is_suspended]
-    gpu = sum(attempt.order.spec.resources.get("gpu", 0) for attempt in working)
+    gpu = sum(attempt.order.spec.resources.get("gpu", 0) - attempt.lowered for attempt in working)
     assert gpu <= 2, f"{gpu} of 2 gpu are in use"
     for uid, epoch in world.executor.running:
         assert records[uid].life.epoch == epoch, f"{uid} runs under epoch {epoch}, it is at {records[uid].life.epoch}"

@@ -36,6 +36,7 @@ from trun.messages import (
     Missing,
     Refuse,
     Request,
+    ResourcesLowered,
     Returned,
     Said,
     Submit,
@@ -115,9 +116,12 @@ class Attempt:
     """One attempt, as the worker knows it."""
 
     order: Order
+    #: How much it has told the service, of that how often it said something.
+    told: int = 0
     said: int = 0
     is_stopping: bool = False
     is_suspended: bool = False
+    lowered: float = 0.0
 
     @property
     def place(self) -> tuple[str, int]:
@@ -170,6 +174,11 @@ class SimulatedExecutor:
             self._end(attempt, "aborted")
         elif chance.random() < 0.4:
             self._say(attempt)
+        elif attempt.order.spec.resources and not attempt.lowered and chance.random() < 0.3:
+            attempt.lowered = 1.0
+            attempt.told += 1
+            uid, epoch = attempt.place
+            self._reports.append(ResourcesLowered(uid=uid, epoch=epoch, resources={"gpu": 1.0}, number=attempt.told))
         else:
             self._end(attempt, chance.choice(("completed",) * 5 + ("raised", "died", "missing", "returned")))
 
@@ -193,11 +202,12 @@ class SimulatedExecutor:
         uid, epoch = attempt.place
         event = Said(name="note" if attempt.said % 2 else "number", value=attempt.said)
         attempt.said += 1
-        self._reports.append(Emitted(uid=uid, epoch=epoch, first=attempt.said, events=(event,)))
+        attempt.told += 1
+        self._reports.append(Emitted(uid=uid, epoch=epoch, first=attempt.told, events=(event,)))
 
     def _end(self, attempt: Attempt, how: str) -> None:
         uid, epoch = attempt.place
-        if how == "returned" and (attempt.said or attempt.is_stopping or attempt.is_suspended):
+        if how == "returned" and (attempt.told or attempt.is_stopping or attempt.is_suspended):
             how = "completed"
         del self.running[attempt.place]
         self.outcomes[attempt.place] = how

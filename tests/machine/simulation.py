@@ -29,6 +29,7 @@ from tests.machine.simulated import Client, Cuts, PowerCut, SimulatedEndpoint, S
 from trun.conditions import wire
 from trun.conditions.algebra import And, AtLeast, Condition, Never, Not, Or
 from trun.conditions.atoms import JOB_ATOMS, IsCompleted, IsMessage, Level
+from trun.conditions.timing import After, Deadline, Held, Since
 from trun.core.machine import Machine
 from trun.engine.loop import Engine
 from trun.messages import (
@@ -100,7 +101,7 @@ class World:
     def restart_world(self) -> None:
         """Let everything go that does not outlive the service."""
         self.counts["power cuts"] += 1
-        self.cuts.after = None
+        self.cuts.after = self.random.randint(0, 6) if self.random.random() < 0.2 else None
         self.endpoint.close()
         self.endpoint = SimulatedEndpoint(self.cuts)
         self.journal = self.journal.reopen()
@@ -204,8 +205,8 @@ class World:
         """Return a random tree."""
         shape = self.random.choice(("atom", "atom", "and", "or", "most", "not", "never") if depth < 2 else ("atom",))
         if shape == "atom":
-            if self.random.random() < 0.05:
-                return self.random.choice(self.levels)
+            if self.random.random() < 0.1:
+                return self.random.choice((*self.levels, After(30.0), Deadline(30.0)))
             if self.groups and self.random.random() < 0.2:
                 return JOB_ATOMS[self.random.choice(("completed", "failed", "finished"))](self.groups[-1])
             uid = self.random.choice(self.uids[-12:])
@@ -213,6 +214,8 @@ class World:
                 return IsMessage(uid, "note")
             return JOB_ATOMS[self.random.choice(KINDS)](uid)
         children = [self.draw_condition(depth + 1) for _ in range(self.random.randint(1, 3))]
+        if shape == "not" and self.random.random() < 0.3:
+            return Since(children[0], children[-1]) if self.random.random() < 0.5 else Held(children[0], 5.0)
         if shape in ("not", "never"):
             return (Not if shape == "not" else Never)(children[0])
         if shape == "most":
@@ -315,7 +318,7 @@ class World:
 
 def is_monotone(condition: Condition) -> bool:
     """Whether a condition that holds cannot lapse."""
-    if isinstance(condition, Not | Level):
+    if isinstance(condition, Not | Level | After | Deadline | Since | Held):
         return False
     return all(is_monotone(child) for child in condition.of)
 
