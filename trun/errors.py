@@ -31,8 +31,17 @@ class TrunError(Exception):
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return `` Did you mean X?`` for the valid name nearest to ``name``, or an empty string."""
-    found = difflib.get_close_matches(name, list(names), n=1)
+    found = _near(name, names, 1)
     return f" Did you mean {found[0]!r}?" if found else ""
+
+
+def _near(name: str, names: Iterable[str], most: int) -> list[str]:
+    """Return the names most like ``name``, the best first; capitals count for little."""
+    known = [str(one) for one in names]
+    found = difflib.get_close_matches(name, known, n=most)
+    lower = name.lower()
+    same = [one for one in known if one.lower() == lower and one not in found]
+    return [*same, *found][:most]
 
 
 # -- the caller's fault -----------------------------------------------------------------------------------------------
@@ -53,7 +62,7 @@ class UnknownName(UsageError, LookupError):
     def __init__(self, message: str | None = None, *, name: str = "", known: Iterable[str] = (), **facts: Any) -> None:
         known = list(known)
         self.name = name
-        self.suggestions = tuple(difflib.get_close_matches(name, known, n=3)) if name else ()
+        self.suggestions = tuple(_near(name, known, 3)) if name else ()
         text = message if message is not None else f"unknown name {name!r}."
         super().__init__(text + nearest(name, known), **facts)
 

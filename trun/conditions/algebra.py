@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NoReturn
 
 from trun.conditions.value import CANCELLED, NEVER, NEVER_OF, NOT, SETTLED, TRUE, WAIT, Value
-from trun.errors import ConditionTypeError, TrunError
+from trun.errors import BadOption, ConditionTypeError, TrunError
 
 #: What the rooms above this one do for the methods of a condition: write, to_dict, from_dict, explain, deadline.
 #: Each puts itself in when it is imported, so that no import looks up.
@@ -71,9 +71,14 @@ class Condition:
             return self is other or self.key == other.key
         if other is None:
             return False
+        hint = (
+            "write the condition alone, or ~ before it; its present value is .ready"
+            if isinstance(other, bool)
+            else "for a comparison of values inside use job.improved('x == 3')"
+        )
         raise ConditionTypeError(
-            f"{_short(self)} == {other!r} compares a condition with {type(other).__name__}; for a comparison of values "
-            "inside use job.improved('x == 3'), and put brackets around each side of & and |"
+            f"{_short(self)} == {other!r} compares a condition with {type(other).__name__}; {hint}, and put brackets "
+            "around each side of & and |"
         )
 
     def __ne__(self, other: object) -> bool:
@@ -293,7 +298,7 @@ class Unary(Condition):
     op: ClassVar[str]
 
     def __init__(self, condition: Condition) -> None:
-        self.child = _operand(condition, type(self).__name__)
+        self.child = _operand(condition, self.op)
 
     @property
     def of(self) -> tuple[Condition, ...]:
@@ -353,21 +358,17 @@ def settled(condition: Condition) -> Settled:
 def share_count(k: int | str, total: int) -> int:
     """Return a threshold as a number: ``"60%"`` of ``total`` rounded up, or k itself."""
     if isinstance(k, str):
-        text = k.strip()
         try:
-            if not text.endswith("%"):
-                raise ValueError
-            percent = float(text[:-1])
+            percent = float(k.strip().removesuffix("%")) if k.strip().endswith("%") else -1.0
         except ValueError:
-            raise ValueError(f'a threshold is a whole number or a percentage such as "60%", not {k!r}') from None
-        if not 0 <= percent <= 100:
-            raise ValueError(f"a percentage lies between 0% and 100%, not {k!r}")
-        return -int(-(percent * total) // 100)
-    if not isinstance(k, int) or isinstance(k, bool):
-        raise ValueError(f'a threshold is a whole number or a percentage such as "60%", not {k!r}')
-    if k < 0:
-        raise ValueError(f"a threshold is at least 0, not {k}")
-    return k
+            percent = -1.0
+        if 0 <= percent <= 100:
+            return -int(-(percent * total) // 100)
+    elif isinstance(k, int) and not isinstance(k, bool):
+        if k < 0:
+            raise BadOption(f"a threshold is at least 0, not {k}.")
+        return k
+    raise BadOption(f'a threshold is a whole number or a percentage between "0%" and "100%", not {k!r}.')
 
 
 # -- walking and evaluating
@@ -480,16 +481,13 @@ def _spread(conditions: tuple[Any, ...]) -> tuple[Any, ...]:
 def _operand(value: Any, operator: str) -> Condition:
     if isinstance(value, Condition):
         return value
-    hint = ""
+    what, hint = f"{type(value).__name__} ({value!r})", ""
     if hasattr(value, "iscompleted"):
-        hint = "; write .iscompleted after the job"
-    elif isinstance(value, (bool, int, float)):
+        what, hint = type(value).__name__, "; write .iscompleted after the job"
+    elif isinstance(value, (bool, int, float)) and operator in "&|":
         hint = "; put brackets around a comparison, since & and | bind tighter: (a & b), and compare inside improved()"
-    raise ConditionTypeError(
-        f"{operator} combines conditions, not {type(value).__name__} ({value!r}){hint}"
-        if not hasattr(value, "iscompleted")
-        else f"{operator} combines conditions, not {type(value).__name__}{hint}"
-    )
+    takes = "combines conditions" if operator in ("&", "|", "And", "Or", "AtLeast") else "takes a condition"
+    raise ConditionTypeError(f"{operator} {takes}, not {what}{hint}")
 
 
 def _short(condition: Condition) -> str:

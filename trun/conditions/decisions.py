@@ -56,7 +56,7 @@ class Reason:
         value: Value,
         *,
         kind: str = "",
-        atoms: tuple[str, ...] = (),
+        atoms: tuple[Leaf, ...] = (),
         subjects: tuple[str, ...] = (),
         text: str = "",
     ) -> None:
@@ -64,11 +64,16 @@ class Reason:
         self.value = value
         #: ``cancelled`` or ``never``; callers may add kinds of their own.
         self.kind = kind or ("cancelled" if value is CANCELLED else "never")
-        #: Keys of one minimal set of dead atoms.
+        #: One minimal set of dead atoms.
         self.atoms = atoms
         #: The jobs that those atoms are about, in the same order, each once.
         self.subjects = subjects
         self.text = text
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys of those atoms."""
+        return tuple(atom.key for atom in self.atoms)
 
     def __str__(self) -> str:
         if self.text:
@@ -81,7 +86,7 @@ class Reason:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Reason):
             return NotImplemented
-        return (self.value, self.kind, self.atoms, self.text) == (other.value, other.kind, other.atoms, other.text)
+        return (self.value, self.kind, self.keys, self.text) == (other.value, other.kind, other.keys, other.text)
 
     def __hash__(self) -> int:
         return hash((self.kind, self.atoms))
@@ -194,7 +199,7 @@ def drop(owner: Hashable, root: Condition, values: Mapping[int, Value], why: Cal
         parts.append(ends(leaf, values[id(leaf)]) + (f" ({text})" if text else ""))
     if len(atoms) > 3:
         parts.append(f"and {len(atoms) - 3} more")
-    return Drop(owner, Reason(value, atoms=tuple(atoms), subjects=tuple(subjects), text=", ".join(parts)))
+    return Drop(owner, Reason(value, atoms=tuple(atoms.values()), subjects=tuple(subjects), text=", ".join(parts)))
 
 
 def ends(leaf: Leaf, value: Value) -> str:

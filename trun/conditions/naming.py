@@ -15,7 +15,7 @@ from typing import Any
 
 from trun.conditions.algebra import Condition
 from trun.conditions.atoms import JOB_ATOMS, live
-from trun.errors import ConditionSyntaxError, UnknownInCondition
+from trun.errors import BadOption, ConditionSyntaxError, UnknownInCondition, nearest
 
 #: Kinds of atoms that are made by a method of the job.
 _METHODS = {"result": "improved", "message": "said", "progress": "reaches", "reaches": "reaches"}
@@ -25,6 +25,8 @@ class Names:
     """Finds things by name and asks them for conditions."""
 
     def __init__(self, names: Mapping[str, Any] | Callable[[str], Any] | None) -> None:
+        if not (names is None or callable(names) or isinstance(names, Mapping)):
+            raise BadOption(f"names= takes a dictionary or a function from name to thing, not {type(names).__name__}.")
         self._names = {} if names is None else names
         self._by_uid: dict[str, Any] | None = None
 
@@ -44,6 +46,8 @@ class Names:
                 return several[int(member[2])]
         known = self.known()
         more = "" if known or callable(self._names) else " No names were given to parse(text, names)."
+        if 0 < len(known) <= 8 and not nearest(name, known):
+            more = f" Known are {', '.join(known)}."
         raise UnknownInCondition(
             f"the condition speaks of {name!r}, but nothing of that name is known.{more}", name=name, known=known
         )

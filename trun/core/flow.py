@@ -182,7 +182,7 @@ class Flow:
         life, spec = record.life, record.spec
         self.waits.forget_doubt(spec.uid)
         reason, root, kind = self._blame(drop)
-        witness = drop.reason.atoms[:WITNESS]
+        witness = drop.reason.keys[:WITNESS]
         self.book.publish_on("condition", Notified(job=spec.uid, status="cancelled", witness=witness))
         if spec.kind == "first":
             life.root = root
@@ -232,7 +232,7 @@ class Flow:
             if record is not None:
                 found.append(record)
         if not found:
-            expired = is_expired(records[str(drop.owner)].spec, drop.reason.atoms)
+            expired = is_expired(records[str(drop.owner)].spec, drop.reason.keys)
             return str(drop.reason), self._root_abroad(drop.reason.subjects), "expired" if expired else "never"
         first = min(found, key=lambda record: (record.life.state is JobState.COMPLETED, record.life.ended))
         root = first.life.root or first.spec.uid

@@ -110,7 +110,7 @@ def test_fault_06_a_cancellation_reaches_its_callback(depends: Depends, log: Log
     assert log.calls == ["job cancelled"]
     (reason,) = log.reasons
     assert reason.kind == "cancelled"
-    assert reason.atoms == (a.key,)
+    assert reason.atoms == (a,)
     assert "no beam" in str(reason)
 
 

@@ -88,7 +88,7 @@ def test_an_and_drops_with_its_first_dead_atom_and_says_which(resolver: Resolver
     assert isinstance(drop, Drop)
     assert drop.reason.value is CANCELLED
     assert drop.reason.kind == "cancelled"
-    assert drop.reason.atoms == (b.key,)
+    assert drop.reason.keys == (b.key,)
     assert drop.reason.subjects == ("b",)
     assert "timeout" in str(drop.reason)
     assert not resolver.wanted("a")
@@ -103,7 +103,7 @@ def test_a_quorum_drops_with_one_minimal_set(resolver: Resolver) -> None:
     (drop,) = resolver.hear("d", Skipped())
 
     assert isinstance(drop, Drop)
-    assert drop.reason.atoms == (atoms[0].key, atoms[3].key)
+    assert drop.reason.keys == (atoms[0].key, atoms[3].key)
     assert drop.reason.value is NEVER
 
 

@@ -165,6 +165,6 @@ def test_a_witness_alone_makes_the_condition_true(data: st.DataObject) -> None:
         assert isinstance(decision, Drop)
         alone = Resolver()
         again = alone.register("job", condition)
-        for key in decision.reason.atoms:
+        for key in decision.reason.keys:
             again += alone.settle(key, Value.NEVER)
         assert told(again) == [("drop", "job")]
