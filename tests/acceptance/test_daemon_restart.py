@@ -146,6 +146,54 @@ def test_a_job_under_which_three_workers_died_is_poison_across_restarts(
     end_all(daemon, service)
 
 
+def test_a_stop_that_was_wished_for_is_no_death_however_often_it_happens(
+    daemon: Daemon, service: trun.Service, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    job = trun.submit(recite, str(gate), service=service)
+    for attempt in range(1, 5):
+        await_(lambda attempt=attempt: len(events(job, Started)) == attempt, "the next attempt")
+        begin = [place for place, entry in enumerate(job.messages()) if isinstance(entry.event, Started)][-1]
+        await_(lambda last=begin: len(job.messages()) > last + 1, "some progress")
+        daemon.end()
+        daemon.start()
+
+    gate.touch()
+
+    assert job.result(60.0)["fence"].endswith(f":{len(events(job, Started))}")
+    assert [event.reason for event in events(job, Lost)] == ["the service was stopped"] * 4
+    check_stream(job)
+    end_all(daemon, service)
+
+
+def greedy(gate: str) -> int:
+    """Say so, wait for the file, then take 300 MB."""
+    trun.current_job().say("ready", 0)
+    while not os.path.exists(gate):
+        time.sleep(0.01)
+    hoard = [bytearray(b"x" * (1 << 20)) for _ in range(300)]
+    time.sleep(60)
+    return len(hoard)
+
+
+def test_the_limits_of_a_job_hold_after_a_restart(daemon: Daemon, service: trun.Service, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    big = trun.submit(greedy, str(gate), memory="150MB", service=service)
+    late = trun.submit(recite, str(tmp_path / "never"), timeout=8.0, service=service)
+    await_(lambda: events(big, Said) and events(late, Said), "both to run")
+    daemon.kill()
+    daemon.start()
+
+    gate.touch()
+
+    assert isinstance(big.exception(60.0), trun.MemoryExceeded)
+    assert isinstance(late.exception(60.0), trun.JobTimeout)
+    for job in (big, late):
+        assert len(events(job, Started)) == 1
+        check_stream(job)
+    end_all(daemon, service)
+
+
 def test_a_job_can_be_cancelled_after_a_restart_and_before_one(
     daemon: Daemon, service: trun.Service, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trun.adapters.watchers import Watchers
+from trun.engine.ending import put_down
 from trun.engine.loop import Engine, Session
 from trun.messages import AnyReport, AnyRequest
 
@@ -169,7 +170,12 @@ class Driver:
         for fd in self._pidfds:
             os.close(fd)
         self._pidfds = {}
-        self.engine.executor.close(detach=self._leaves_jobs)
+        executor = self.engine.executor
+        is_wished = "attach" in executor.capabilities and not self._leaves_jobs
+        reports = executor.poll(self.engine.clock.now()) if is_wished else []
+        executor.close(detach=self._leaves_jobs)
+        if is_wished:
+            put_down(self.engine, reports, "the service was stopped")
         if self.engine.endpoint is not None:
             self.engine.endpoint.close()
         self.engine.journal.close()

@@ -116,8 +116,6 @@ class Engine:
         self._after: list[effects.Effect] = []
         self._answers: list[tuple[bytes, AnyAnswer]] = []
 
-    # -- start --------------------------------------------------------------------------------------------------------
-
     def recover(self, *, missing: str = "the service was restarted") -> None:
         """Read the journal back into the machine; jobs that ran are reported missing."""
         self.step([(b"", report) for report in recover(self, missing)])
@@ -142,7 +140,7 @@ class Engine:
             self.gather(self.machine.handle(Tick(), now))
         self._dispatch(now)
         try:
-            self._commit()
+            self.commit()
         except StateFull as error:
             # What is gathered stays gathered: nothing of it was acknowledged, and the next step commits it.
             self._batch.lives, self._batch.entries = [], []
@@ -204,7 +202,8 @@ class Engine:
         fresh = [entry for entry in self._published if entry.stream == order.stream]
         return Replayed(stream=order.stream, entries=(*entries, *fresh))
 
-    def _commit(self) -> None:
+    def commit(self) -> None:
+        """Write down what was gathered, all of it or nothing."""
         batch = self._batch
         records = self.machine.records
         lives = [records[uid].life for uid in self._dirty]
