@@ -15,6 +15,7 @@ from typing import Any
 from trun.adapters.watchers import Watchers
 from trun.engine.ending import put_down
 from trun.engine.loop import Engine, Session
+from trun.engine.streams import KEPT_S
 from trun.messages import AnyReport, AnyRequest
 
 _log = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class Driver:
     def run(self) -> None:
         """Run until a client of a private node says stop, the owner dies, or ``stop()``."""
         engine = self.engine
+        engine.keeps = True
         while not self._is_over():
             inputs = self._drain()
             gone = engine.endpoint.gone() if engine.endpoint is not None else ()
@@ -104,6 +106,7 @@ class Driver:
                 self._wait()
             for peer in gone:  # after what they said last
                 engine.forget(peer)
+        engine.speak()
 
     def _is_over(self) -> bool:
         if self._signalled or self.engine.stopping:
@@ -156,7 +159,12 @@ class Driver:
             poll.register(self.engine.mail.fd(), select.POLLIN)
             longest = min(longest, self.engine.mail.next_look() or longest)
         wait = longest if deadline is None else min(longest, max(0.0, deadline - self.engine.clock.now()))
-        for fd, _ in poll.poll(wait * 1000 + 0.5 if wait else 0):
+        if self.engine.streams.are_kept:
+            wait = min(wait, KEPT_S / 4)
+        found = poll.poll(wait * 1000 + 0.5 if wait else 0)
+        if not found:
+            self.engine.speak()
+        for fd, _ in found:
             gone = self._pidfds.pop(fd, None)
             if gone is not None:
                 os.close(fd)

@@ -69,7 +69,8 @@ from trun.ports import Batch, Clock, Endpoint, Executor, Journal, Order
 _log = logging.getLogger(__name__)
 
 #: Events at which the unfinished jobs of a session are counted.
-_COUNTED = frozenset({*FINAL, Submitted, Retried})
+_ENDS = frozenset(FINAL)
+_COUNTED = _ENDS | {Submitted, Retried}
 
 
 class Engine:
@@ -102,11 +103,13 @@ class Engine:
         self.peers: dict[bytes, Session] = {}
         #: Called with each new session (the node watches its process).
         self.on_session: Callable[[Session], None] = lambda session: None
+        self.keeps = False  # whether somebody calls ``speak`` a moment after a step
         self.stopping = False  # set when a client asked a private node to stop
         self.full: StateFull | None = None  # the last commit's error while the disk is full: submissions are refused
         self.counts: Counter[str] = Counter()
         self._resumes: dict[tuple[str, int], tuple[str, str]] = {}
         self._draining = False
+        self._asked = False  # whether the present step heard a peer
         #: Tells the executor that what it has reported is durable.
         self._committed: Callable[[], None] = getattr(executor, "committed", lambda: None)
         # what the present step gathers
@@ -126,7 +129,9 @@ class Engine:
         """Handle what arrived, commit once, then act. ``inputs`` are (peer, message); reports have the peer ``b""``."""
         now = self.clock.now()
         gate = self.gate
+        self._asked = False
         for peer, message in inputs:
+            self._asked = self._asked or peer != b""
             if gate is not None and peer and (user := self.endpoint.who(peer)):  # type: ignore[union-attr]
                 admitted = gate.pass_on(peer, user, message, self._answers)
                 if admitted is not None:
@@ -240,15 +245,21 @@ class Engine:
                 if kind is Completed and entry.event.result is not None:  # type: ignore[union-attr]
                     self.payloads.remember(entry.stream, entry.event.result)  # type: ignore[union-attr]
                 self._count(entry)
-        # Streams first: whoever waits for an answer then knows that its stream has arrived.
-        if published or self.streams.pending:
-            for peer, batch in self.streams.publish(published):
-                self._send(peer, batch)
         if self._draining:
             self._end_drains()
         answers, self._answers = self._answers, []
+        # Streams first: whoever waits for an answer then knows that its stream has arrived. More may be about to come.
+        may_keep = self.keeps and orders and not answers and not self._asked
+        if not may_keep or not self.streams.keep(published, self.clock.now()):
+            self.speak(published)
         for peer, answer in answers:
             self._send(peer, [answer])
+
+    def speak(self, published: Sequence[Entry] = ()) -> None:
+        """Send listeners what was kept for them, then these entries."""
+        if published or self.streams.pending or self.streams.are_kept:
+            for peer, batch in self.streams.publish(published):
+                self._send(peer, batch)
 
     def _let_perform(self, order: Order) -> None:
         """Ask the client to run one of its inline jobs."""
@@ -292,15 +303,12 @@ class Engine:
         if (record := self.machine.records.get(entry.stream)) is None:
             return
         session = self.session(record.spec.session)
-        if isinstance(entry.event, FINAL):
-            self.counts[record.life.state.value] += 1
-            session.unfinished -= 1
-            if record.spec.origins and self.mail is not None:
-                self.mail.release(record.spec)
-        else:
-            session.unfinished += 1
-            if record.spec.origins and self.mail is not None:
-                self.mail.want(record.spec)
+        is_over = type(entry.event) in _ENDS
+        session.unfinished += -1 if is_over else 1
+        if is_over:
+            self.counts[record.life.state._value_] += 1
+        if record.spec.origins and self.mail is not None:
+            (self.mail.release if is_over else self.mail.want)(record.spec)
 
     def _unheard(self, peer: bytes, message: Unheard, now: float) -> None:
         bounce = Bounce(service_key=message.service_key, streams=message.streams, reason=message.reason)
@@ -342,9 +350,6 @@ class Engine:
         self.peers[peer] = session
         self._answers.append((peer, self.welcome))
         self.on_session(session)
-
-    def _define(self, peer: bytes, message: Define, now: float) -> None:
-        self.payloads.define(message.digest, message.data, self._batch)
 
     def _submit(self, peer: bytes, message: Submit, now: float) -> None:
         is_fresh = any(spec.uid not in self.machine.records for spec in message.specs)
@@ -389,9 +394,6 @@ class Engine:
     def _unlisten(self, peer: bytes, message: Unlisten, now: float) -> None:
         for stream in message.streams:
             self.streams.unlisten(peer, stream)
-
-    def _credit(self, peer: bytes, message: Credit, now: float) -> None:
-        self.streams.credit(peer, message.entries)
 
     def _ask(self, peer: bytes, message: Ask, now: float) -> None:
         try:
@@ -440,11 +442,7 @@ class Engine:
         if session is None:
             return
         if message.cancel:
-            uids = tuple(
-                uid
-                for uid, record in self.machine.records.items()
-                if record.spec.session == session.name and not record.life.state.is_final
-            )
+            uids = tuple(record.spec.uid for record in self.machine.book.unfinished(session.name))
             self._quiet(peer, Cancel(uids=uids, reason="the script was interrupted"), now)
             session.cancelled = True
         session.drains.append(message.token)
@@ -478,12 +476,12 @@ class Engine:
 
 _TAKE: dict[type, Callable[..., None]] = {
     Hello: Engine._hello,
-    Define: Engine._define,
+    Define: lambda engine, peer, message, now: engine.payloads.define(message.digest, message.data, engine._batch),
     Submit: Engine._submit,
     Relay: Engine._relay,
     Listen: Engine._listen,
     Unlisten: Engine._unlisten,
-    Credit: Engine._credit,
+    Credit: lambda engine, peer, message, now: engine.streams.credit(peer, message.entries),
     Ask: Engine._ask,
     Do: Engine._do,
     Suspend: Engine._suspend,

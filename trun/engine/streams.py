@@ -7,7 +7,8 @@ more. A listener that comes back after a broken connection asks for what follows
 case.
 
 ``listen`` and ``credit`` only note what is wanted: what follows comes out of the next ``publish``, after the
-commit, so that nothing from the journal can overtake or be overtaken by what the same step writes.
+commit, so that nothing from the journal can overtake or be overtaken by what the same step writes. ``keep`` puts off
+what need not be told at once: to wake a reader costs more than a short job.
 
 Reads the journal through its port and does nothing else: no socket, no clock. Who may come in: the engine.
 Rule: entries leave in the order of each stream, and ``publish`` is called once after each commit, also with nothing.
@@ -23,6 +24,8 @@ from trun.ports import Journal
 #: Entries, and streams, that one ``publish`` reads from the journal for one peer; the rest follows (see ``pending``).
 ENTRIES_AT_ONCE = 500
 STREAMS_AT_ONCE = 200
+#: Seconds for which entries are kept at most while more of them are to come.
+KEPT_S = 0.002
 #: More credit than this is not granted, whatever the peer says.
 MOST_CREDIT = 1_000_000
 
@@ -52,11 +55,28 @@ class Subscriptions:
         self._listeners: dict[str, _Peer | list[_Peer]] = {}
         #: Peers that have credit and are behind in some stream.
         self._ready: dict[_Peer, None] = {}
+        #: Entries that were kept, and since when.
+        self._kept: list[Entry] = []
+        self._kept_since = 0.0
 
     @property
     def pending(self) -> bool:
         """Whether ``publish`` would have something to send although nothing new has happened."""
         return bool(self._ready)
+
+    @property
+    def are_kept(self) -> bool:
+        """Whether entries were kept that ``publish`` is to send soon."""
+        return bool(self._kept)
+
+    def keep(self, entries: Sequence[Entry], now: float) -> bool:
+        """Keep committed entries for the next ``publish``; False where it is time to send them."""
+        if self._ready or (self._kept and not 0.0 <= now - self._kept_since < KEPT_S):
+            return False
+        if not self._kept:
+            self._kept_since = now
+        self._kept += entries
+        return True
 
     def count(self, peer: bytes) -> int:
         """Return how many streams a peer listens to."""
@@ -122,6 +142,8 @@ class Subscriptions:
         """
         live: dict[_Peer, list[Entry]] = {}
         listeners = self._listeners
+        if self._kept:
+            entries, self._kept = [*self._kept, *entries], []
         for entry in entries:
             stream = entry.stream
             found = listeners.get(stream)

@@ -22,6 +22,7 @@ from trun.messages import (
     Define,
     Do,
     Drain,
+    Entries,
     GroupSpec,
     Hello,
     Hold,
@@ -160,6 +161,36 @@ def test_the_stream_of_a_group_goes_on_after_a_restart() -> None:
     for house in (first, again):
         house.endpoint.close()
         house.executor.close()
+
+
+def test_what_nobody_asked_for_is_told_with_what_follows_from_it(house: House) -> None:
+    house.engine.keeps = True
+    when = b'{"atom":"job","is":"completed","uid":"a","v":1}'
+    house.say(Submit(specs=(job("a"), job("b", when))))
+    assert house.heard() == ["Submitted", "Submitted", "Queued", "Waiting", "Started"]
+
+    house.executor.complete("a")
+    house.run()
+    assert house.heard() == []
+
+    house.executor.complete("b")
+    house.run()
+    assert house.heard() == ["Completed", "Queued", "Started", "Completed"]
+
+
+def test_what_was_kept_is_told_before_an_answer(house: House) -> None:
+    house.engine.keeps = True
+    when = b'{"atom":"job","is":"completed","uid":"a","v":1}'
+    house.say(Submit(specs=(job("a"), job("b", when))))
+    house.endpoint.take(PEER)
+    house.executor.complete("a")
+    house.run()
+
+    house.say(Ask(token="1", verb="ping"))
+
+    assert [type(answer) for answer in house.endpoint.take(PEER)] == [Entries, Answer]
+    house.engine.speak()
+    assert house.endpoint.take(PEER) == []
 
 
 def test_a_refused_batch_leaves_no_trace(house: House) -> None:

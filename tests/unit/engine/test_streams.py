@@ -313,6 +313,60 @@ class Reader:
         self.credit = 0
 
 
+def test_what_was_kept_comes_before_what_follows(service: Service) -> None:
+    service.streams.credit(ANN, 100)
+    service.streams.listen(ANN, "a", 1)
+    service.streams.publish(())
+
+    assert service.streams.keep(service.happen("a", "a"), 10.0)
+    assert service.streams.are_kept
+
+    assert places(service.step("a", "b")[ANN]) == [("a", 1), ("a", 2), ("a", 3)]
+    assert not service.streams.are_kept
+    assert service.streams.publish(()) == []
+
+
+def test_entries_are_kept_for_a_moment_only(service: Service) -> None:
+    service.streams.credit(ANN, 100)
+    service.streams.listen(ANN, "a", 1)
+    service.streams.publish(())
+
+    assert service.streams.keep(service.happen("a"), 10.0)
+    assert service.streams.keep(service.happen("a"), 10.0 + streams.KEPT_S / 2)
+    late = service.happen("a")
+
+    assert not service.streams.keep(late, 10.0 + streams.KEPT_S)
+    assert places(dict(service.streams.publish(late))[ANN]) == [("a", 1), ("a", 2), ("a", 3)]
+
+
+def test_a_clock_that_goes_back_keeps_nothing_longer(service: Service) -> None:
+    assert service.streams.keep(service.happen("a"), 10.0)
+    assert not service.streams.keep(service.happen("a"), 9.0)
+
+
+def test_who_comes_while_entries_are_kept_gets_each_of_them_once(service: Service) -> None:
+    service.streams.credit(ANN, 100)
+    service.streams.listen(ANN, "a", 1)
+    service.streams.publish(())
+    service.streams.keep(service.happen("a", "b"), 10.0)
+
+    service.streams.credit(BOB, 100)
+    service.streams.listen(BOB, "a", 1)
+    service.streams.listen(BOB, "b", 2)
+
+    sent = service.step("a", "b")
+    assert places(sent[ANN]) == [("a", 1), ("a", 2)]
+    assert sorted(places(sent[BOB])) == [("a", 1), ("a", 2), ("b", 2)]
+
+
+def test_nothing_is_kept_from_who_is_behind(service: Service) -> None:
+    service.happen("a")
+    service.streams.credit(ANN, 100)
+    service.streams.listen(ANN, "a", 1)
+
+    assert not service.streams.keep(service.happen("a"), 10.0)
+
+
 class RandomStreams(RuleBasedStateMachine):
     """Each reader sees every stream that it listens to gapless, in order, once, and no more than it paid for."""
 
@@ -329,8 +383,11 @@ class RandomStreams(RuleBasedStateMachine):
 
     def publish(self, *happened: str) -> None:
         """Publish, and let the readers read what was sent to them."""
+        self.send(self.service.happen(*happened))
+
+    def send(self, happened: list[Entry]) -> None:
         numbers = {self.peer(number): number for number in READERS}
-        for peer, answers in self.service.step(*happened).items():
+        for peer, answers in self.service.streams.publish(happened):
             reader = self.readers[numbers[peer]]
             for stream, seq in places(answers):
                 assert stream in reader.since, "an entry of a stream to which nobody listens"
@@ -343,6 +400,12 @@ class RandomStreams(RuleBasedStateMachine):
     @rule(happened=st.lists(names, max_size=6))
     def something_happens(self, happened: list[str]) -> None:
         self.publish(*happened)
+
+    @rule(happened=st.lists(names, max_size=6), now=st.floats(0, 2 * streams.KEPT_S))
+    def something_is_kept(self, happened: list[str], now: float) -> None:
+        made = self.service.happen(*happened)
+        if not self.service.streams.keep(made, now):
+            self.send(made)
 
     @rule(reader=readers, entries=st.integers(1, 7))
     def credit(self, reader: int, entries: int) -> None:
@@ -369,7 +432,7 @@ class RandomStreams(RuleBasedStateMachine):
         for name, since in known.since.items():
             self.service.streams.listen(self.peer(reader), name, max(known.last[name] + 1, since))
 
-    @precondition(lambda self: self.service.streams.pending)
+    @precondition(lambda self: self.service.streams.pending or self.service.streams.are_kept)
     @rule()
     def go_on(self) -> None:
         self.publish()
@@ -377,7 +440,7 @@ class RandomStreams(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_who_could_be_served(self) -> None:
         """What a reader with credit has not got is either noted as pending, or is not there."""
-        if self.service.streams.pending:
+        if self.service.streams.pending or self.service.streams.are_kept:
             return
         for reader in self.readers:
             for name, since in reader.since.items():
@@ -389,7 +452,7 @@ class RandomStreams(RuleBasedStateMachine):
         for number in READERS:
             self.readers[number].credit += 1000
             self.service.streams.credit(self.peer(number), 1000)
-        while self.service.streams.pending:
+        while self.service.streams.pending or self.service.streams.are_kept:
             self.publish()
         streams.ENTRIES_AT_ONCE, streams.STREAMS_AT_ONCE = self._portions
         for reader in self.readers:
