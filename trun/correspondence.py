@@ -1,8 +1,9 @@
 """A node hears other services by itself: streams that its jobs wait for, from where they are written.
 
 A job's ``origins`` say where, which key must answer there, and which token lets the job's service listen; so the client
-that submitted it may leave. For each service there is one connection, made again whenever it breaks; every
-entry comes to the engine like one that a client relayed. What cannot be reached or is refused is told to the client
+that submitted it may leave. For each service and user there is one connection, made again whenever it breaks, so that
+nobody hears anything by the token of somebody else; every entry comes to the engine like one that a client of that
+user relayed. What cannot be reached or is refused is told to the client
 ("bounce"), who may pass the stream on; when the token has expired the stream ends here as cancelled.
 
 Who may come in: the node. Threads: ``want``, ``release`` and ``take`` belong to the engine's thread, the rest to links.
@@ -63,9 +64,11 @@ class Inbox:
 
 
 class Correspondent:
-    """One connection to another service, and the streams that are heard over it."""
+    """One connection to another service for the jobs of one user, and the streams that are heard over it."""
 
-    def __init__(self, key: str, service: Service) -> None:
+    def __init__(self, key: str, service: Service, owner: str) -> None:
+        #: Whose jobs they are; empty: the service's owner's.
+        self.owner = owner
         #: As conditions name the service.
         self.key = key
         self.service = service
@@ -111,9 +114,10 @@ class Correspondence:
     def __init__(self, folder: str, *, secret: str, public: str, name: str) -> None:
         self._secret, self._public, self._name = secret, public, name
         self._inbox = Inbox(folder)
-        self._all: dict[tuple[str, str], Correspondent] = {}
-        #: {stream: {job of ours that wants it: its session}}
-        self._wanted: dict[str, dict[str, str]] = {}
+        #: {(address, key, user): connection}
+        self._all: dict[tuple[str, str, str], Correspondent] = {}
+        #: {(stream, user): {job of theirs that wants it: its session}}
+        self._wanted: dict[tuple[str, str], dict[str, str]] = {}
         self._refused: deque[tuple[Correspondent, str, str]] = deque()
         self._looked = 0.0
 
@@ -126,14 +130,14 @@ class Correspondence:
     def want(self, spec: JobSpec) -> None:
         """Listen to the streams that a job of ours waits for."""
         for origin in spec.origins:
-            known = self._all.get((origin.address, origin.key))
+            known = self._all.get((origin.address, origin.key, spec.owner))
             if known is None:
-                known = self._all[origin.address, origin.key] = self._open(origin)
+                known = self._all[origin.address, origin.key, spec.owner] = self._open(origin, spec.owner)
             elif origin.token:
                 self._show(known.service, origin.token)
             expires = _expiry(origin.token)
             for uid in origin.streams:
-                self._wanted.setdefault(uid, {})[spec.uid] = spec.session
+                self._wanted.setdefault((uid, spec.owner), {})[spec.uid] = spec.session
                 heard = known.streams.get(uid)
                 if heard is None:
                     heard = known.streams[uid] = Heard(uid, known, self._inbox, self._refused)
@@ -150,7 +154,7 @@ class Correspondence:
         found = False
         renewed = _streams(token)
         for origin in spec.origins:
-            known = self._all.get((origin.address, origin.key))
+            known = self._all.get((origin.address, origin.key, spec.owner))
             if known is None or renewed.isdisjoint(origin.streams):
                 continue
             self._show(known.service, token)
@@ -172,21 +176,21 @@ class Correspondence:
         """A job of ours has ended: what it alone wanted is not listened to any more."""
         for origin in spec.origins:
             for uid in origin.streams:
-                left = self._wanted.get(uid)
+                left = self._wanted.get((uid, spec.owner))
                 if left is not None:
                     left.pop(spec.uid, None)
                     if not left:
-                        del self._wanted[uid]
-            known = self._all.get((origin.address, origin.key))
-            if known is not None and not any(uid in self._wanted for uid in known.streams):
-                del self._all[origin.address, origin.key]
+                        del self._wanted[uid, spec.owner]
+            known = self._all.get((origin.address, origin.key, spec.owner))
+            if known is not None and not any((uid, spec.owner) in self._wanted for uid in known.streams):
+                del self._all[origin.address, origin.key, spec.owner]
                 threading.Thread(target=_close, args=(known.service,), name="trun-goodbye", daemon=True).start()
 
-    def _open(self, origin: Origin) -> Correspondent:
+    def _open(self, origin: Origin, owner: str) -> Correspondent:
         service = Service(name=origin.service_key, address=origin.address, detach=True)
         service.near = not origin.key
         service.tokens = (origin.token,) if origin.token else ()
-        known = Correspondent(origin.service_key, service)
+        known = Correspondent(origin.service_key, service, owner)
         if not origin.address:
             return known
         from trun.adapters.wire import Curve, Link
@@ -213,11 +217,11 @@ class Correspondence:
         origin = self._origin_of(spec, service)
         if origin is None:
             raise ServiceUnavailable(f"nobody has said where the service {service} is; `trun service add` there.")
-        known = self._all.get((origin.address, origin.key)) or self._open(origin)
+        owner = spec.owner if spec is not None else ""
+        known = self._all.get((origin.address, origin.key, owner)) or self._open(origin, owner)
         if token or origin.token:
             self._show(known.service, token or origin.token)
-        if (origin.address, origin.key) not in self._all:
-            self._all[origin.address, origin.key] = known
+        self._all[origin.address, origin.key, owner] = known
         found: Future[Any] = Future()
 
         def come(done: Future[Any]) -> None:
@@ -238,7 +242,7 @@ class Correspondence:
     def dismiss(self, spec: JobSpec, uid: str, reason: str) -> bool:
         """Tell another service that its job lost a race of ours; False where we do not speak to it."""
         for origin in spec.origins:
-            known = self._all.get((origin.address, origin.key))
+            known = self._all.get((origin.address, origin.key, spec.owner))
             if uid in origin.streams and known is not None and known.service.gone is None:
                 known.service.post(Unneeded(uids=(uid,), reason=reason))
                 return True
@@ -290,7 +294,7 @@ class Correspondence:
     def _bounce(self, known: Correspondent, streams: tuple[str, ...], reason: str) -> list[Unheard]:
         sessions: dict[str, list[str]] = {}
         for uid in streams:
-            for session in set(self._wanted.get(uid, {}).values()):
+            for session in set(self._wanted.get((uid, known.owner), {}).values()):
                 sessions.setdefault(session, []).append(uid)
         return [
             Unheard(session=session, service_key=known.key, streams=tuple(uids), reason=reason)
@@ -314,7 +318,7 @@ class Heard(Relayed):
     def __init__(
         self, uid: str, known: Correspondent, inbox: Inbox, refused: deque[tuple[Correspondent, str, str]]
     ) -> None:
-        super().__init__(uid, known.service, inbox, key=known.key)
+        super().__init__(uid, known.service, inbox, key=known.key, owner=known.owner)
         #: Seconds since the epoch at which our right to hear it ends; None: never. (0: not known yet.)
         self.expires: float | None = 0.0
         self._known, self._refused, self._wake = known, refused, inbox.wake

@@ -27,6 +27,7 @@ import msgspec
 import trun.hauling as hauling
 from trun.adapters import pickles
 from trun.adapters.blobs import BlobFolder
+from trun.core.voices import voiced
 from trun.errors import ProtocolError, TrunError
 from trun.messages import FINAL, Blob, Cancelled, Completed, Entry, ErrorInfo, Payload, Relay
 from trun.service import Service
@@ -102,8 +103,10 @@ def relay(uid: str, *, origin: Service, target: Service) -> None:
 class Relayed:
     """Passes one stream on."""
 
-    def __init__(self, uid: str, origin: Service, target: Target, *, key: str = "") -> None:
+    def __init__(self, uid: str, origin: Service, target: Target, *, key: str = "", owner: str = "") -> None:
         self.uid = uid
+        #: As the target files it: what a node hears for one user is for that user's jobs.
+        self._name = voiced(uid, owner)
         #: As conditions name the origin; its greeting may come after the first entries.
         self._key = key or origin.key
         self.seq = 0
@@ -198,6 +201,8 @@ class Relayed:
         self.is_over = isinstance(entry.event, FINAL)
         if not self._target.closed:
             with contextlib.suppress(TrunError):  # it has gone, and says so to its own
+                if self._name != self.uid:
+                    entry = msgspec.structs.replace(entry, stream=self._name)
                 self._target.post(Relay(service_key=self._key, entries=(entry,)))
 
 

@@ -24,6 +24,9 @@ MAX_ATOMS = 10_000
 MAX_PARTS = 4 * MAX_ATOMS
 TOO_MANY = f"a condition may have {MAX_ATOMS} atoms at most; a group (trun.map) is one atom whatever its size"
 
+#: The name of a job, from its uid and the key of its service.
+Name = Callable[[str, str], str]
+
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _decode = msgspec.json.Decoder().decode
 
@@ -87,16 +90,19 @@ def dumps(condition: Condition) -> bytes:
         raise ConditionSyntaxError(f"a condition that travels may be {MAX_DEPTH} deep at most") from None
 
 
-def loads(data: bytes) -> Condition:
-    """Return the condition of canonical JSON from outside; bad data raises ``ConditionSyntaxError``."""
+def loads(data: bytes, name: Name | None = None) -> Condition:
+    """Return the condition of canonical JSON from outside; bad data raises ``ConditionSyntaxError``.
+
+    ``name`` says under which name the reader knows a job, given its uid and the key of its service.
+    """
     try:
         found = _decode(data)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise ConditionSyntaxError(f"not a condition: {error}") from None
-    return from_dict(found)
+    return from_dict(found, name)
 
 
-def from_dict(data: Mapping[str, Any]) -> Condition:
+def from_dict(data: Mapping[str, Any], name: Name | None = None) -> Condition:
     """Return the condition of plain data from outside."""
     if not isinstance(data, Mapping):
         raise ConditionSyntaxError(f"a condition is a map, not {type(data).__name__}")
@@ -105,7 +111,7 @@ def from_dict(data: Mapping[str, Any]) -> Condition:
     made: dict[int, Condition] = {}
     for node in reversed(_checked(data)):
         try:
-            made[id(node)] = _make_leaf(node) if "atom" in node else _make_gate(node, made)
+            made[id(node)] = _make_leaf(node, name) if "atom" in node else _make_gate(node, made)
         except ConditionSyntaxError:
             raise
         except (TrunError, ValueError, TypeError, KeyError, OverflowError) as error:
@@ -185,10 +191,10 @@ def _number(node: Mapping[str, Any], field: str) -> float:
     return float(found)
 
 
-def _make_leaf(node: Mapping[str, Any]) -> Leaf:
+def _make_leaf(node: Mapping[str, Any], name: Name | None) -> Leaf:
     kind = node["atom"]
     if kind == "job":
-        return _make_job_atom(node)
+        return _make_job_atom(node, name)
     if kind in ("bare", "level"):
         return _make_owned(node, kind)
     if kind == "world":
@@ -211,7 +217,7 @@ def _make_leaf(node: Mapping[str, Any]) -> Leaf:
     raise ConditionSyntaxError(f"there is no atom {kind!r:.80}.{nearest(str(kind)[:80], names)}")
 
 
-def _make_job_atom(node: Mapping[str, Any]) -> Leaf:
+def _make_job_atom(node: Mapping[str, Any], name: Name | None) -> Leaf:
     what = _text(node, "is")
     uid = _text(node, "uid")
     argument = node.get("arg")
@@ -220,6 +226,9 @@ def _make_job_atom(node: Mapping[str, Any]) -> Leaf:
     if argument is not None and not isinstance(argument, (str, int, float)):
         raise ConditionSyntaxError(f"the argument of {what!r} is a text or a number, not {argument!r:.80}")
     more = {"service_key": _text(node, "service", needed=False), "label": _text(node, "name", needed=False)}
+    if name is not None:
+        more["label"] = more["label"] or uid
+        uid = name(uid, more["service_key"])
     cls = JOB_ATOMS[what]
     made: Leaf
     if argument is None:

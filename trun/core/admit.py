@@ -56,7 +56,7 @@ class Door:
         self._ledger = ledger
         self._resolver = resolver
         self._service_key = service_key
-        self._last: tuple[bytes, Gate] | None = None
+        self._last: tuple[bytes, str, Gate] | None = None
 
     def check(self, message: Submit) -> list[tuple[JobSpec, Gate | None]]:
         """Return the new jobs with their conditions; raise ``UsageError`` where something cannot be accepted."""
@@ -150,9 +150,9 @@ class Door:
 
     def _gate(self, spec: JobSpec) -> Gate:
         """Return the condition of a job, read once where many jobs in a row share it."""
-        if spec.when and self._last is not None and self._last[0] == spec.when:
-            return self._last[1]
-        condition = condition_of(spec)
+        if spec.when and self._last is not None and self._last[:2] == (spec.when, spec.owner):
+            return self._last[2]
+        condition = condition_of(spec, self._service_key)
         assert condition is not None
         if spec.on_never == "cancel":
             reason = check.never_reason(condition)
@@ -164,7 +164,7 @@ class Door:
             text = f"a condition over {len(condition.depends)} atoms"
         gate = Gate(condition, text)
         if spec.when:
-            self._last = (spec.when, gate)
+            self._last = (spec.when, spec.owner, gate)
         return gate
 
     def _check_gate(

@@ -30,10 +30,13 @@ class Book:
     ----------
     epoch
         Incarnation of the service, written into each entry.
+    here
+        Key of the service.
     """
 
-    def __init__(self, *, epoch: int) -> None:
+    def __init__(self, *, epoch: int, here: str = "") -> None:
         self.epoch = epoch
+        self.here = here
         #: Time of the message that is being handled.
         self.now = 0.0
         #: All jobs by uid, in the order of their numbers.

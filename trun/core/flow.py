@@ -24,6 +24,7 @@ from trun.core.record import FINAL_STATES, Dismiss, JobRecord, JobState, Start, 
 from trun.core.retrying import delay_s, has_retry, is_poison
 from trun.core.states import Cause
 from trun.core.timers import Timers
+from trun.core.voices import plain, plain_keys
 from trun.core.waits import Waits
 from trun.core.wants import held_amounts, is_expired, needs_of
 from trun.core.words import outcome_words
@@ -159,7 +160,7 @@ class Flow:
             if life.state is JobState.NEW:
                 self.wait(record, "nobody has looked at some of its atoms yet")
             return
-        witness = fire.witness[:WITNESS]
+        witness = plain_keys(fire.witness[:WITNESS], record.spec.owner)
         life.witness = witness
         self.book.publish_on("condition", Notified(job=uid, status="ready", witness=witness))
         if life.state is JobState.HELD:
@@ -182,7 +183,7 @@ class Flow:
         life, spec = record.life, record.spec
         self.waits.forget_doubt(spec.uid)
         reason, root, kind = self._blame(drop)
-        witness = drop.reason.keys[:WITNESS]
+        witness = plain_keys(drop.reason.keys[:WITNESS], spec.owner)
         self.book.publish_on("condition", Notified(job=spec.uid, status="cancelled", witness=witness))
         if spec.kind == "first":
             life.root = root
@@ -220,7 +221,7 @@ class Flow:
         for uid in subjects:
             far = self.known.abroad.get(uid)
             if far is not None and far.final is not None:
-                return getattr(far.final, "root", "") or uid
+                return getattr(far.final, "root", "") or plain(uid)
         return ""
 
     def _blame(self, drop: Drop) -> tuple[str, str, str]:
@@ -232,7 +233,7 @@ class Flow:
             if record is not None:
                 found.append(record)
         if not found:
-            expired = is_expired(records[str(drop.owner)].spec, drop.reason.keys)
+            expired = is_expired(records[str(drop.owner)].spec, drop.reason.keys, self.book.here)
             return str(drop.reason), self._root_abroad(drop.reason.subjects), "expired" if expired else "never"
         first = min(found, key=lambda record: (record.life.state is JobState.COMPLETED, record.life.ended))
         root = first.life.root or first.spec.uid
@@ -428,9 +429,10 @@ class Flow:
     def _won(self, race: JobRecord, fire: Fire) -> None:
         """The race is decided: say who won, deal with the losers, wait for the winner's end."""
         book, spec, life = self.book, race.spec, race.life
-        life.witness = fire.witness[:WITNESS]
+        witness = plain_keys(fire.witness, spec.owner)
+        life.witness = witness[:WITNESS]
         life.fired = int(fire.value)
-        life.winner = races.winner(spec, fire.witness, book.records, self.known.value)
+        life.winner = races.winner(spec, witness, book.records, lambda atom: self.known.heard(atom, spec.owner))
         life.emitted += 1
         book.publish_on("condition", Notified(job=spec.uid, status="ready", witness=life.witness))
         book.publish(race, Said(name="winner", value=life.winner))
@@ -438,7 +440,9 @@ class Flow:
         name = self._name(life.winner)
         for uid in spec.choices:
             loser = book.records.get(uid)
-            if uid == life.winner or spec.losers == "none" or (spec.losers != "all" and self.waits.demand(uid)):
+            if uid == life.winner or spec.losers == "none":
+                continue
+            if spec.losers != "all" and self.waits.demand(self.known.name(uid, spec.owner)):
                 continue
             reason = f"lost the race {race.id} to {name}"
             if loser is not None:
@@ -449,7 +453,7 @@ class Flow:
 
     def await_winner(self, race: JobRecord) -> None:
         """Let a decided race wait for the end of its winner."""
-        self.decide(self.waits.register(race, IsCompleted(race.life.winner)))
+        self.decide(self.waits.register(race, IsCompleted(self.known.name(race.life.winner, race.spec.owner))))
 
     def _end_race(self, race: JobRecord) -> None:
         uid = race.life.winner
@@ -460,7 +464,7 @@ class Flow:
             if isinstance(event, Failed):
                 event = Failed(kind=record.life.kind, error=record.life.error)
         else:
-            far = self.known.abroad.get(uid)
+            far = self.known.abroad.get(self.known.name(uid, race.spec.owner))
             event = far.final if far is not None else None
         cause, own = races.ending(self._name(uid), event, uid)
         self.end(race, cause, own)

@@ -19,6 +19,7 @@ from trun.core.book import Book
 from trun.core.groups import Groups
 from trun.core.ready import ROUNDING, Ledger
 from trun.core.record import FINAL_STATES, JobRecord, JobState
+from trun.core.voices import voiced
 from trun.messages import (
     FINAL,
     Aborted,
@@ -131,6 +132,15 @@ class Known:
         found = self._job(leaf)
         return WAIT if found is None else found
 
+    def name(self, uid: str, owner: str) -> str:
+        """Return under which name the jobs of this owner know a job, which may be one of another service."""
+        return uid if uid in self._book.records or uid in self._groups else voiced(uid, owner)
+
+    def heard(self, atom: JobAtom, owner: str) -> Value:
+        """Return what an atom over a job that is named by its uid is worth to the jobs of this owner."""
+        found = self._job(atom, self.name(atom.subject, owner))
+        return WAIT if found is None else found
+
     def at_registration(self, leaf: Leaf) -> Value:
         """Return the same, and note what must be replayed or watched for it."""
         if isinstance(leaf, JobAtom):
@@ -143,14 +153,15 @@ class Known:
             self.free[leaf.key] = leaf
         return self._other(leaf)
 
-    def _job(self, atom: JobAtom) -> Value | None:
-        record = self._book.records.get(atom.subject)
+    def _job(self, atom: JobAtom, subject: str = "") -> Value | None:
+        subject = subject or atom.subject
+        record = self._book.records.get(subject)
         if record is not None:
             return judge(record, atom)
-        group = self._groups.get(atom.subject)
+        group = self._groups.get(subject)
         if group is not None:
             return _or_wait(atom.judge(group.counted()))
-        far = self.abroad.get(atom.subject)
+        far = self.abroad.get(subject)
         if far is not None:
             for event in far.events:
                 value = atom.judge(event)

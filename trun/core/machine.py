@@ -76,7 +76,7 @@ class Machine:
         self.service_key = service_key
         self.ledger = Ledger(resources or {})
         self.groups = Groups()
-        self.book = Book(epoch=epoch)
+        self.book = Book(epoch=epoch, here=service_key)
         self.atoms = Known(self.book, self.groups, self.ledger)
         self.waits = Waits(book=self.book, known=self.atoms)
         self.resolver = self.waits.resolver

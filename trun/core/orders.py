@@ -99,7 +99,7 @@ class Orders:
         if life.fired:
             flow.ready(record, "fire", Value(life.fired), life.witness)
             return
-        condition = None if uid in flow.resolver else condition_of(record.spec)
+        condition = None if uid in flow.resolver else condition_of(record.spec, self._book.here)
         decisions = [] if condition is None else flow.waits.register(record, condition)
         if decisions and not isinstance(decisions[0], Drop):
             flow.decide(decisions)
@@ -146,7 +146,7 @@ class Orders:
             flow.decide(flow.resolver.reset(group))
             flow.count(group)
         for record in records:
-            flow.enter(record, condition_of(record.spec))
+            flow.enter(record, condition_of(record.spec, self._book.here))
 
     # -- messages
 

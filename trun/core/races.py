@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from trun.conditions.algebra import Leaf
 from trun.conditions.atoms import IsCompleted, IsResult, JobAtom
 from trun.conditions.value import TRUE, Value
 from trun.core.record import JobRecord, JobState
@@ -25,7 +24,7 @@ def choice_atom(spec: JobSpec, uid: str) -> JobAtom:
 
 
 def winner(
-    race: JobSpec, witness: tuple[str, ...], records: Mapping[str, JobRecord], value: Callable[[Leaf], Value]
+    race: JobSpec, witness: tuple[str, ...], records: Mapping[str, JobRecord], value: Callable[[JobAtom], Value]
 ) -> str:
     """Return the uid of the choice that won."""
     true = frozenset(witness)

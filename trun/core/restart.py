@@ -51,7 +51,7 @@ def _resume_one(flow: Flow, record: JobRecord, far: dict[str, None]) -> None:
 
 
 def _wait_again(flow: Flow, record: JobRecord, far: dict[str, None]) -> None:
-    condition = condition_of(record.spec)
+    condition = condition_of(record.spec, flow.book.here)
     if condition is not None:
         _ask_abroad(flow, condition, far)
         flow.decide(flow.waits.register(record, condition))
@@ -59,7 +59,7 @@ def _wait_again(flow: Flow, record: JobRecord, far: dict[str, None]) -> None:
 
 def _look_again(flow: Flow, record: JobRecord, far: dict[str, None]) -> None:
     """A condition held for the moment when the service stopped: perhaps it does no more."""
-    condition = condition_of(record.spec)
+    condition = condition_of(record.spec, flow.book.here)
     assert condition is not None
     _ask_abroad(flow, condition, far)
     decisions = flow.waits.register(record, condition)

@@ -12,16 +12,19 @@ from trun.conditions.timing import TimeLeaf
 from trun.conditions.value import TRUE
 from trun.core.ready import PLAIN, Needs
 from trun.core.record import JobRecord
+from trun.core.voices import namer
 from trun.messages import JobSpec
 
 
-def condition_of(spec: JobSpec) -> Condition | None:
+def condition_of(spec: JobSpec, here: str | None = None) -> Condition | None:
     """Return the condition of a job, None where it has none.
+
+    With ``here``, the key of the service, jobs elsewhere have the names under which the job's owner hears them.
 
     A race without a condition of its own waits for its choices; inputs that no condition mentions must be completed.
     """
     if spec.when:
-        return wire.loads(spec.when)
+        return wire.loads(spec.when, None if here is None else namer(spec.owner, here))
     if spec.kind == "first":
         if spec.until:
             return Or(*[IsResult(uid, spec.until) for uid in spec.choices])
@@ -45,9 +48,9 @@ def needs_of(spec: JobSpec, fired: int) -> Needs:
     return Needs(tuple(sorted((name, amount) for name, amount in spec.resources.items() if amount)), plain=False)
 
 
-def is_expired(spec: JobSpec, atoms: tuple[str, ...]) -> bool:
+def is_expired(spec: JobSpec, atoms: tuple[str, ...], here: str) -> bool:
     """Whether it was time that made a condition impossible: these of its atoms are dead."""
-    condition = condition_of(spec)
+    condition = condition_of(spec, here)
     leaves = {} if condition is None else {leaf.key: leaf for leaf in condition.depends}
     return bool(atoms) and all(isinstance(leaves.get(key), TimeLeaf) for key in atoms)
 

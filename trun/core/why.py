@@ -19,6 +19,7 @@ from trun.core.book import Book
 from trun.core.flow import Flow
 from trun.core.record import JobRecord, JobState
 from trun.core.states import MEANING
+from trun.core.voices import plain_keys
 from trun.core.wants import condition_of
 from trun.core.words import outcome_words, span
 
@@ -34,7 +35,7 @@ def explain(flow: Flow, record: JobRecord, now: float) -> Explanation:
     if uid in flow.resolver and not record.life.winner:
         found = flow.resolver.explain(uid, now=now, describe=describe)
     else:
-        condition = condition_of(record.spec)
+        condition = condition_of(record.spec, flow.book.here)
         condition = And() if condition is None else condition
         found = explain_tree(condition, _decided(flow, record, now), describe=describe, over=True)
     if found.value <= NEVER and record.life.fired:
@@ -71,11 +72,11 @@ def _decided(flow: Flow, record: JobRecord, now: float) -> Callable[[Leaf], Valu
     life = record.life
     when = life.started or life.ended or life.changed or now
     witness = frozenset(record.life.witness)
-    condition = condition_of(record.spec) if witness else None
+    condition = condition_of(record.spec, flow.book.here) if witness else None
     then = _senses(condition) if condition is not None else {}
 
     def value(leaf: Leaf) -> Value:
-        if leaf.key in witness:
+        if leaf.key in witness or plain_keys((leaf.key,), record.spec.owner)[0] in witness:
             return then.get(leaf.key, TRUE)
         if isinstance(leaf, TimeLeaf):
             return leaf.late if leaf.deadline(life.origin) <= when else leaf.early

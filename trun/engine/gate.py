@@ -23,6 +23,7 @@ from trun.adapters.addresses import place
 from trun.core.machine import Machine
 from trun.core.rights import OWN, REQUESTS, VERBS, allows
 from trun.core.scopes import for_export, for_file
+from trun.core.voices import voiced
 from trun.engine import intake, quotas
 from trun.engine.guests import Guest, Refusal, as_refusal, denial, refused, stranger
 from trun.engine.sessions import describe
@@ -405,15 +406,15 @@ class Gate:
         return msgspec.structs.replace(message, specs=tuple(specs))
 
     def _relay(self, peer: Guest, roles: frozenset[str], message: Relay) -> Relay:
-        """Nobody says what happened elsewhere for the jobs of others, nor ahead of them."""
+        """What somebody says happened elsewhere is for their own jobs: it is filed under a name of theirs."""
         self._need(peer, roles, "submit")
-        said = {
-            stream: intake.may_speak_for(self._machine, peer.user, stream)
-            for stream in {entry.stream for entry in message.entries}
-        }
-        if False in said.values():
-            raise Refusal(NotAuthorised("jobs of somebody else wait for this stream."))
-        return msgspec.structs.replace(message, entries=tuple(entry for entry in message.entries if said[entry.stream]))
+        found = tuple(
+            msgspec.structs.replace(entry, stream=voiced(entry.stream, peer.user)) for entry in message.entries
+        )
+        ahead = sum(not self._machine.resolver.wanted(entry.stream) for entry in found)
+        if ahead:
+            self._quotas.take_ahead(peer.user, ahead, time.monotonic())
+        return msgspec.structs.replace(message, entries=found)
 
     # -- time
 

@@ -106,13 +106,6 @@ def _refuse_foreign_jobs(machine: Machine, user: str, spec: JobSpec) -> None:
             raise UnknownName(f"{spec.name} waits for a job that the service does not show to you.")
 
 
-def may_speak_for(machine: Machine, user: str, stream: str) -> bool | None:
-    """Whether jobs of this user alone wait for a stream of another service; None where nobody does."""
-    records = machine.records
-    owners = {records[str(one)].spec.owner for one in machine.resolver.owners_about(stream) if one in records}
-    return owners == {user} if owners else None
-
-
 def may_set(machine: Machine, user: str, key: str) -> bool:
     """Whether an atom is one that lives in clients, and no unfinished job of somebody else waits for it."""
     if not key.startswith(_CLIENTS) or len(key) > 200:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from trun.core.machine import Machine
+from trun.core.voices import voiced
 from trun.engine.packages import Packages
 from trun.messages import Completed, Payload, Perform
 from trun.ports import Batch, Journal, Order
@@ -65,12 +66,17 @@ class Payloads:
             _, old = self._results.popitem(last=False)
             self._bytes -= len(old.data or b"") + 200
 
-    def result(self, uid: str) -> Payload | None:
-        """Return the result of a completed job, following the winners of races; None where there is none."""
+    def result(self, uid: str, owner: str = "") -> Payload | None:
+        """Return the result of a completed job, following the winners of races; None where there is none.
+
+        What happened on another service is as the jobs of this owner have heard it.
+        """
         record = self._machine.records.get(uid)
         while record is not None and record.life.winner:
-            uid = record.life.winner
+            uid, owner = record.life.winner, record.spec.owner
             record = self._machine.records.get(uid)
+        if record is None:
+            uid = voiced(uid, owner)
         found = self._results.get(uid)
         if found is not None:
             return found
@@ -88,7 +94,7 @@ class Payloads:
         call = spec.call
         inputs: dict[str, Payload] = {}
         for other in spec.inputs:
-            payload = self.result(other)
+            payload = self.result(other, spec.owner)
             if payload is not None:
                 inputs[other] = payload
         paths, wanted = self.packages.paths(record) if spec.needs or self.packages.are_any else ((), ())

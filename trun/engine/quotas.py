@@ -18,6 +18,8 @@ from trun.messages import AnyRequest, Ask, Define, Listen, Present, Relay, SetAt
 REQUESTS, REQUESTS_S = 100_000.0, 10_000.0
 #: Bytes of functions and arguments at once and in a second.
 BYTES, BYTES_S = 16e9, 100e6
+#: Entries of other services' streams that no job waits for yet, at once and in a second.
+AHEAD, AHEAD_S = 20_000.0, 20.0
 #: Unfinished jobs.
 JOBS = 500_000
 #: Seconds for which a count of them is good.
@@ -31,10 +33,10 @@ HEAVY = {"ps": 20.0, "jobs": 20.0, "which": 9.0, "graph": 50.0, "summary": 9.0, 
 
 
 class _Buckets:
-    __slots__ = ("bytes", "requests", "seen")
+    __slots__ = ("ahead", "bytes", "requests", "seen")
 
     def __init__(self, now: float) -> None:
-        self.requests, self.bytes, self.seen = REQUESTS, BYTES, now
+        self.requests, self.bytes, self.ahead, self.seen = REQUESTS, BYTES, AHEAD, now
 
 
 class Quotas:
@@ -59,11 +61,20 @@ class Quotas:
             )
         self._unfinished[user] = (have + more, at)
 
+    def take_ahead(self, user: str, entries: int, now: float) -> None:
+        """Refuse to keep more news of other services than somebody's coming jobs can need."""
+        found = self._filled(user, now)
+        if entries > found.ahead:
+            raise NotAuthorised(
+                f"too much news of other services that no job of yours waits for: {AHEAD:,.0f} entries at once and "
+                f"{AHEAD_S:,.0f} in a second are kept. Submit the job first."
+            )
+        found.ahead -= entries
+
     def __len__(self) -> int:
         return len(self._users)
 
-    def take(self, user: str, message: AnyRequest, now: float) -> None:
-        """Count a request; raise ``NotAuthorised`` where it is too much."""
+    def _filled(self, user: str, now: float) -> _Buckets:
         found = self._users.get(user)
         if found is None:
             found = self._users[user] = _Buckets(now)
@@ -73,6 +84,12 @@ class Quotas:
             passed, found.seen = now - found.seen, now
             found.requests = min(REQUESTS, found.requests + passed * REQUESTS_S)
             found.bytes = min(BYTES, found.bytes + passed * BYTES_S)
+            found.ahead = min(AHEAD, found.ahead + passed * AHEAD_S)
+        return found
+
+    def take(self, user: str, message: AnyRequest, now: float) -> None:
+        """Count a request; raise ``NotAuthorised`` where it is too much."""
+        found = self._filled(user, now)
         cost, size = price(message)
         if cost > found.requests:
             raise NotAuthorised(
@@ -101,7 +118,9 @@ def price(message: AnyRequest) -> tuple[float, int]:
     if kind is Listen:
         return 1.0 + len(message.streams) / 10, 0  # type: ignore[union-attr]
     if kind is Relay:
-        return 1.0 + len(message.entries) / 10, 0  # type: ignore[union-attr, arg-type]
+        payloads = (getattr(entry.event, "result", None) for entry in message.entries)  # type: ignore[union-attr]
+        size = sum(len(payload.data or b"") for payload in payloads if payload is not None)
+        return 1.0 + len(message.entries) / 10, size  # type: ignore[union-attr, arg-type]
     if kind is Present:
         return 1.0 + len(message.tokens), 0  # type: ignore[union-attr]
     return (5.0 if kind is SetAtom else 1.0), 0

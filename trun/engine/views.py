@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from trun.conditions import wire
 from trun.conditions.algebra import evaluate
 from trun.conditions.value import Value
 from trun.core.record import JobRecord, JobState
+from trun.core.voices import plain_keys
+from trun.core.wants import condition_of
 from trun.errors import UnknownName
 from trun.messages import (
     Aborted,
@@ -168,7 +169,8 @@ def can_never_run(engine: Engine, record: JobRecord) -> bool:
         entry = engine.journal.entry(record.spec.uid, life.final_seq)
         return entry is not None and isinstance(entry.event, Cancelled) and entry.event.kind == "never"
     held = life.state.value == "held" and bool(record.spec.when)
-    return held and evaluate(wire.loads(record.spec.when), engine.machine.known) <= Value.NEVER
+    condition = condition_of(record.spec, engine.machine.service_key) if held else None
+    return condition is not None and evaluate(condition, engine.machine.known) <= Value.NEVER
 
 
 def jobs(engine: Engine, arguments: dict[str, Any]) -> Any:
@@ -185,7 +187,11 @@ def why(engine: Engine, arguments: dict[str, Any]) -> Any:
     """Explain one job: the tree of its condition, what blocks it, then resources and queue."""
     record = find(engine, arguments["job"])
     explanation = engine.machine.explain(record.spec.uid, engine.clock.now())
-    return {**explanation.to_dict(), "text": str(explanation), "job": facts(engine, record)}
+    data = explanation.to_dict()
+    for row in data["tree"]:
+        if "key" in row:
+            (row["key"],) = plain_keys((row["key"],), record.spec.owner)
+    return {**data, "text": str(explanation), "job": facts(engine, record)}
 
 
 def downstream(engine: Engine, arguments: dict[str, Any]) -> Any:

@@ -1,0 +1,104 @@
+"""Strange questions, and too many of them; and what the audit log says.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.unit.engine.gates import HERE, ME, OTHER, THERE, House, errors, job
+from trun.core.rights import VERBS
+from trun.engine import quotas
+from trun.errors import NotAuthorised
+from trun.messages import Answer, Ask, Call, Define, Hello, Listen, Payload, Submit, Suspend, Unlisten
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"job": []}, {"job": None, "uid": {"x": 1}}, {"job": 2**63, "limit": "x", "url": "trun://here/export/%ff"}],
+)
+def test_a_strange_question_ends_no_service(house: House, verb: str, arguments: dict[str, Any]) -> None:
+    house.let_in(HERE, ME, "read", "submit", "upload", "admin")
+    for answer in house.say(HERE, Ask(token="t", verb=verb, arguments={**arguments, "since": "x", "expires": "y"})):
+        assert isinstance(answer, Answer)
+    assert house.say(HERE, Ask(token="t", verb="ping"))[0].error is None
+
+
+def test_a_stranger_is_answered_a_few_times_and_then_costs_nothing(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "trun.audit")
+    house.endpoint.users[HERE] = ME
+    answers = house.say(HERE, *(Submit(specs=(job(f"a{n}"),)) for n in range(3000)))
+    assert 1 <= len(answers) <= 10
+    assert ME in errors(answers)
+    assert len(caplog.records) < 20
+    assert house.records == {}
+
+
+def test_each_decision_is_a_line_of_the_audit_log(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    house.let_in(HERE, ME, "submit")
+    caplog.set_level("INFO", "trun.audit")
+    caplog.clear()
+    house.say(HERE, Submit(specs=(job("a"),)), Ask(token="t", verb="ps"), Suspend(uid="a", epoch=1))
+    assert [record.getMessage().split()[0] for record in caplog.records] == ["allowed", "denied", "denied"]
+    assert all(ME in record.getMessage() for record in caplog.records)
+
+
+def test_one_user_has_so_many_unfinished_jobs_and_no_more(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quotas, "JOBS", 3)
+    house.let_in(HERE, ME, "submit")
+    house.say(HERE, Submit(specs=tuple(job(f"a{n}") for n in range(3))))
+    assert "cancel some" in errors(house.say(HERE, Submit(specs=(job("b"),))))
+    house.let_in(THERE, OTHER, "submit")
+    house.say(THERE, Submit(specs=(job("c"),)))
+    assert set(house.records) == {"a0", "a1", "a2", "c"}
+
+
+def test_one_connection_listens_to_so_many_streams(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quotas, "STREAMS", 2)
+    house.let_in(HERE, ME, "read")
+    refused = house.say(HERE, Listen(streams=tuple((f"s{n}", 1) for n in range(3))))
+    assert [answer.uids for answer in refused] == [("s2",)]
+    assert errors(house.say(HERE, Listen(streams=(("s3", 1),))))
+    house.say(HERE, Unlisten(streams=("s0",)))
+    assert house.say(HERE, Listen(streams=(("s3", 1),))) == []
+
+
+def test_too_many_requests_are_refused_at_once_and_taken_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = quotas.Quotas()
+    ask = Ask(token="t", verb="ping")
+    for _ in range(int(quotas.REQUESTS)):
+        bucket.take(ME, ask, 0.0)
+    with pytest.raises(NotAuthorised, match="too many requests"):
+        bucket.take(ME, ask, 0.0)
+    bucket.take(OTHER, ask, 0.0)
+    bucket.take(ME, ask, 1.0)
+    monkeypatch.setattr(quotas, "USERS", 5)
+    for n in range(100):
+        bucket.take(str(n), ask, 1.0)
+    assert len(bucket) == 5
+
+
+def test_too_many_bytes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quotas, "BYTES", 10.0)
+    bucket = quotas.Quotas()
+    with pytest.raises(NotAuthorised, match="too many bytes"):
+        bucket.take(ME, Define(digest="d", data=b"12345678901"), 0.0)
+    with pytest.raises(NotAuthorised, match="too many bytes"):
+        bucket.take(ME, Submit(specs=(job("a", call=Call("f", Payload(b"12345678901"))),)), 0.0)
+
+
+def test_nothing_is_kept_of_peers_and_sessions_that_have_gone(house: House) -> None:
+    house.powers.people[ME] = frozenset({"read", "submit"})
+    for n in range(50):
+        peer = b"\0%d" % n
+        house.endpoint.users[peer] = ME
+        house.say(peer, Hello(session=f"s{n}"), Hello(session=f"t{n}"), Listen(streams=(("x", 1),)))
+        house.engine.forget(peer)
+    assert house.engine.peers == {}
+    assert house.engine.sessions == {}
+    assert house.gate.user(b"\x000") == ""
+    assert house.engine.streams.count(b"\x000") == 0
