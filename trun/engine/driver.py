@@ -6,6 +6,7 @@ before each wait, because a ZeroMQ descriptor tells of changes only. No asyncio,
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -50,6 +51,7 @@ class Driver:
         self._outlive = outlive
         self._pidfds: dict[int, Callable[[], None]] = {}
         self._signalled = False
+        self._stop_read, self._stop_write = os.pipe()
         self._leaves_jobs = "attach" in engine.executor.capabilities
         self._looked = 0.0
         engine.on_session = self._watch_session
@@ -87,6 +89,8 @@ class Driver:
         """Ask the loop to end after the present step (safe in a signal handler); ``kill`` ends running jobs too."""
         self._signalled = True
         self._leaves_jobs = self._leaves_jobs and not kill
+        with contextlib.suppress(OSError):  # a poll goes on after a signal
+            os.write(self._stop_write, b"x")
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -149,6 +153,7 @@ class Driver:
         for fd in self.engine.executor.fds():
             poll.register(fd, select.POLLIN)
         poll.register(self.watchers.fd(), select.POLLIN)
+        poll.register(self._stop_read, select.POLLIN)
         for fd in self._pidfds:
             poll.register(fd, select.POLLIN)
         deadline = self._deadline()
@@ -175,7 +180,9 @@ class Driver:
         self.watchers.close()
         if self.engine.mail is not None:
             self.engine.mail.close()
-        for fd in self._pidfds:
+        ends = (self._stop_read, self._stop_write)
+        self._stop_read = self._stop_write = -1  # a late signal shall not write into what is opened next
+        for fd in (*self._pidfds, *ends):
             os.close(fd)
         self._pidfds = {}
         executor = self.engine.executor
