@@ -44,10 +44,14 @@ def plain_value(node: Condition, leaves: dict[str, int]) -> int:
 class Registration:
     """One who waits, with all that its condition must remember."""
 
-    def __init__(self, owner: Hashable, condition: Condition, origin: int) -> None:
+    def __init__(
+        self, owner: Hashable, condition: Condition, origin: int, rose: dict[str, int] | None = None
+    ) -> None:
         self.owner = owner
         self.condition = condition
         self.origin = origin
+        #: When the atoms that hold came true, where that is known to whoever registers.
+        self.rose = rose or {}
         #: Whether it fired and stays.
         self.is_up = False
         self.memory: dict[int, Any] = {}
@@ -98,7 +102,10 @@ class Registration:
         return child if now - start >= node.span_s else WAIT
 
     def _since(self, node: Since, below: list[int], moment: int) -> int:
-        was, rises = self.memory.setdefault(id(node), ([WAIT, WAIT], [-1, -1]))
+        if id(node) not in self.memory:
+            known = [self.rose.get(side.key, -1) if isinstance(side, Leaf) else -1 for side in node.of]
+            self.memory[id(node)] = ([HOLDS if rise >= 0 else WAIT for rise in known], known)
+        was, rises = self.memory[id(node)]
         for side in (0, 1):
             if below[side] >= HOLDS > was[side]:
                 rises[side] = moment
@@ -112,8 +119,11 @@ class Registration:
 class Brute:
     """All who wait, and the world as it is."""
 
-    def __init__(self, atoms: list[Leaf], *, keep_levels: bool = False) -> None:
+    def __init__(self, atoms: list[Leaf], *, keep_levels: bool = False, knows_rises: bool = False) -> None:
         self.keep_levels = keep_levels
+        #: Whether whoever registers late knows in which order things came true.
+        self.knows_rises = knows_rises
+        self.rose: dict[str, int] = {}
         self.atoms = {atom.key: atom for atom in atoms}
         self.leaves = dict.fromkeys(self.atoms, WAIT)
         self.waiting: dict[Hashable, Registration] = {}
@@ -122,20 +132,23 @@ class Brute:
 
     def register(self, owner: Hashable, condition: Condition) -> list[tuple[str, Hashable]]:
         """Decide at once, or wait."""
-        self.waiting[owner] = Registration(owner, condition, self.now)
         self.moment += 1
+        known = {key: rise for key, rise in self.rose.items() if self.leaves[key] >= HOLDS}
+        self.waiting[owner] = Registration(owner, condition, self.now, known if self.knows_rises else None)
         return self._judge()
 
-    def settle(self, key: str, value: int) -> list[tuple[str, Hashable]]:
+    def settle(self, key: str, value: int, *, same_moment: bool = False) -> list[tuple[str, Hashable]]:
         """Move an atom, unless it is settled, or the move is none for its kind."""
-        return self.settle_many([(key, value)])
+        return self.settle_many([(key, value)], same_moment=same_moment)
 
-    def settle_many(self, updates: list[tuple[str, int]]) -> list[tuple[str, Hashable]]:
+    def settle_many(self, updates: list[tuple[str, int]], *, same_moment: bool = False) -> list[tuple[str, Hashable]]:
         """Move atoms one by one, and decide at the end."""
         for key, value in updates:
             if self.leaves[key] in (WAIT, HOLDS) and (isinstance(self.atoms[key], Level) or value in (0, 1, 4)):
-                self.leaves[key] = value
-                self._remember()
+                old, self.leaves[key] = self.leaves[key], value
+                self._remember(same_moment=same_moment)
+                if value >= HOLDS > old:
+                    self.rose[key] = self.moment
         return self._judge()
 
     def hear(self, subject: str, event: Event) -> list[tuple[str, Hashable]]:
@@ -155,8 +168,14 @@ class Brute:
             self._remember()
         return self._judge()
 
-    def _remember(self) -> None:
-        self.moment += 1
+    def learn(self, key: str) -> None:
+        """Let those who come later know that an atom has come true by now."""
+        if self.leaves[key] >= HOLDS and key not in self.rose:
+            self.moment += 1
+            self.rose[key] = self.moment
+
+    def _remember(self, *, same_moment: bool = False) -> None:
+        self.moment += not same_moment
         for one in self.waiting.values():
             one.look(one.condition, self.leaves, self.now, self.moment)
 

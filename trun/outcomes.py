@@ -20,6 +20,7 @@ from trun.conditions.atoms import (
     IsOk,
     IsSkipped,
     JobAtom,
+    next_rise,
 )
 from trun.core.record import JobState
 from trun.messages import (
@@ -87,12 +88,13 @@ class Outcomes:
 
     def _see(self, event: Event) -> None:
         if self._atoms:
+            rise = next_rise()
             for atom in list(self._atoms.values()):
-                atom.see(event)
+                atom.see(event, rise)
             for ref in self._others:
                 other = ref()
                 if other is not None:
-                    other.see(event)
+                    other.see(event, rise)
 
     @property
     def iscompleted(self) -> JobAtom:

@@ -12,7 +12,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from brute import Brute, meaning
 from strategies import EVENTS, SUBJECTS, Pool, level_values, pool, timed_conditions
 from trun.conditions.algebra import Condition
-from trun.conditions.atoms import Atom, JobAtom, Level
+from trun.conditions.atoms import Atom, JobAtom, Level, next_rise
 from trun.conditions.depends import Depends
 from trun.conditions.value import Value
 from trun.errors import ConditionWarning
@@ -27,7 +27,7 @@ class DependsBesideBruteForce(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.pool: Pool = pool()
-        self.brute = Brute(self.pool.all)
+        self.brute = Brute(self.pool.all, knows_rises=True)
         self.depends = Depends(clock=lambda: float(self.brute.now))
         self.seq = 0
         self.calls: list[tuple[str, int]] = []
@@ -88,13 +88,15 @@ class DependsBesideBruteForce(RuleBasedStateMachine):
 
     @rule(subject=st.sampled_from(SUBJECTS), event=st.sampled_from(EVENTS))
     def see_event(self, subject: str, event: Event) -> None:
-        """A client's atoms see the stream: latches move one by one, and report by themselves."""
+        """A client's atoms see the stream: latches move one by one, and report by themselves, at one moment."""
+        self.brute.moment += 1
+        rise = next_rise()
         for atom in self.pool.jobs:
             if isinstance(atom, JobAtom) and atom.subject == subject:
                 value = meaning(atom.what, event)
                 if value is not None:
-                    self.expect(self.brute.settle(atom.key, value))
-                atom.see(event)
+                    self.expect(self.brute.settle(atom.key, value, same_moment=True))
+                atom.see(event, rise)
 
     @rule(subject=st.sampled_from(SUBJECTS), event=st.sampled_from(EVENTS))
     def put_entry_twice(self, subject: str, event: Any) -> None:
@@ -109,6 +111,7 @@ class DependsBesideBruteForce(RuleBasedStateMachine):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", ConditionWarning)
                     self.depends.put(Depends.Notify(id=key, status=STATUS[value]))
+                    self.brute.learn(key)
 
     @rule(seconds=st.integers(0, 5))
     def let_time_pass(self, seconds: int) -> None:

@@ -35,6 +35,12 @@ hooks: list[Callable[[Leaf, Value, str], None]] = []
 
 _rises = itertools.count(1)
 
+
+def next_rise() -> int:
+    """Return the number of a rise that happens now; numbers grow in the order in which things came true."""
+    return next(_rises)
+
+
 #: Guards the latches; ``depends`` puts a lock here.
 guard: AbstractContextManager[Any] = nullcontext()
 
@@ -65,7 +71,7 @@ class Latched(Leaf):
             self._watchers.append(moved)
         moved(self.key, int(self._latch), self.reason)
 
-    def _move(self, value: Value, reason: str = "") -> None:
+    def _move(self, value: Value, reason: str = "", rise: int = 0) -> None:
         """Take a new value: a settled one stays, the first settlement wins."""
         with guard:
             old = self._latch
@@ -78,7 +84,7 @@ class Latched(Leaf):
                 contradiction = False
                 self._latch = value
                 if value >= HOLDS > old:
-                    self.rose = next(_rises)
+                    self.rose = rise or next(_rises)
                 self.reason = reason
         if contradiction:
             text = f"{self} is settled as {old.name} already; {value.name} was ignored"
@@ -262,13 +268,16 @@ class JobAtom(Latched):
                     return TRUE
         return OUTCOMES[what].get(kind)
 
-    def see(self, event: Event) -> None:
-        """Apply one event to the latch (called by whoever follows the stream)."""
+    def see(self, event: Event, rise: int = 0) -> None:
+        """Apply one event to the latch (called by whoever follows the stream).
+
+        ``rise`` is the number that all atoms take which rise with this event: it is one moment for all of them.
+        """
         if self._latch.is_settled:
             return
         value = self.judge(event)
         if value is not None:
-            self._move(value, getattr(event, "reason", "") or "")
+            self._move(value, getattr(event, "reason", "") or "", rise)
 
 
 class IsCompleted(JobAtom):

@@ -83,8 +83,9 @@ class Depends:
         self._resolver = Resolver()
         self._calls: dict[int, tuple[Ready, Cancel]] = {}
         self._ids = count(1)
-        #: What was put by message: settled for us alone.
+        #: What was put by message: settled for us alone; and the how manyeth rise in this process that was.
         self._told: dict[str, Value] = {}
+        self._told_rises: dict[str, int] = {}
         self._room = KEPT
         self._lock = threading.RLock()
         self._is_inside = False
@@ -126,7 +127,7 @@ class Depends:
 
     def _enter(self, id: int, condition: Condition, ready: Ready, cancel: Cancel) -> list[Decision]:
         self._calls[id] = (ready, cancel)
-        return self._resolver.register(id, condition, now=self._clock(), known=self._known)
+        return self._resolver.register(id, condition, now=self._clock(), known=self._known, risen=self._risen)
 
     def withdraw(self, id: int) -> bool:
         """Forget a registration: neither callback will be called. False if it was decided already, or is unknown."""
@@ -197,7 +198,9 @@ class Depends:
             if self._told[key].is_settled:
                 return []
             del self._told[key]
-        return self._resolver.settle(key, leaf.value, now=self._clock(), reason=getattr(leaf, "reason", ""))
+        # Numbers of rises say what came first, also where two threads report in the other order.
+        rise = getattr(leaf, "rose", 0)
+        return self._resolver.settle(key, leaf.value, seq=rise, now=self._clock(), reason=getattr(leaf, "reason", ""))
 
     def _settle(self, key: str, value: Value) -> list[Decision]:
         """Take what a message says of an atom, and remember it for those who register later."""
@@ -207,11 +210,21 @@ class Depends:
                 text = f"{key} is settled as {told.name} already; {value.name} was ignored"
                 warnings.warn(text, ConditionWarning, stacklevel=5)
             return []
+        if value >= HOLDS > told:
+            self._told_rises[key] = atoms.next_rise()
         self._told[key] = value
         if len(self._told) > self._room:
             self._told = {key: value for key, value in self._told.items() if key in live}
+            self._told_rises = {key: rise for key, rise in self._told_rises.items() if key in self._told}
             self._room = max(KEPT, 2 * len(self._told))
-        return self._resolver.settle(key, value, now=self._clock())
+        return self._resolver.settle(key, value, seq=self._told_rises.get(key, 0), now=self._clock())
+
+    def _risen(self, leaf: Leaf) -> float:
+        """Return the how manyeth rise in this process made an atom hold, as far as we know: for ``since``."""
+        own, told = getattr(leaf, "rose", 0), self._told_rises.get(leaf.key, 0)
+        if told and own and leaf.latch is TRUE:
+            return float(min(own, told))
+        return float(told if leaf.key in self._told else own)
 
     def _known(self, leaf: Leaf) -> Value | None:
         found = self._told.get(leaf.key)

@@ -124,6 +124,8 @@ class Known:
         self.asked: list[str] = []
         #: {key: (value, session that owns the atom)} of atoms that were told.
         self._told: dict[str, tuple[Value, str]] = {}
+        #: {key: when it was told that the atom holds}
+        self._rose: dict[str, float] = {}
 
     def value(self, leaf: Leaf) -> Value:
         """Return what an atom is worth now, as far as the service can tell."""
@@ -152,6 +154,17 @@ class Known:
         if isinstance(leaf, WorldAtom) and leaf.what == "free":
             self.free[leaf.key] = leaf
         return self._other(leaf)
+
+    def risen(self, leaf: Leaf) -> float:
+        """Return when an atom that holds came true, in seconds; 0.0: unknown. For ``since``."""
+        if not isinstance(leaf, JobAtom):
+            return self._rose.get(leaf.key, 0.0)
+        record = self._book.records.get(leaf.subject)
+        if record is None:
+            return 0.0
+        if leaf.what in _AT_END:
+            return record.life.ended
+        return record.life.started if leaf.what == "started" else 0.0
 
     def _job(self, atom: JobAtom, subject: str = "") -> Value | None:
         subject = subject or atom.subject
@@ -184,6 +197,8 @@ class Known:
         old = self._told.get(key)
         if old is not None and old[0].is_settled:
             return False
+        if value >= HOLDS and (old is None or old[0] < HOLDS):
+            self._rose[key] = self._book.now
         self._told[key] = (value, session or (old[1] if old is not None else ""))
         return True
 
@@ -198,13 +213,14 @@ class Known:
     def forget(self, key: str) -> None:
         """Nobody watches the atom any more."""
         self._told.pop(key, None)
+        self._rose.pop(key, None)
 
     def abandoned(self, session: str) -> list[str]:
         """Cancel the undecided atoms of a session that has left, and return their keys; forget the others."""
         mine = [(key, value) for key, (value, owner) in self._told.items() if owner == session]
         for key, value in mine:
             if value.is_settled:
-                del self._told[key]
+                self.forget(key)
             else:
                 self._told[key] = (CANCELLED, session)
         return [key for key, value in mine if not value.is_settled]

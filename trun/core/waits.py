@@ -53,7 +53,12 @@ class Waits:
         """Let a job wait for a condition; what is known already counts."""
         book, known = self._book, self._known
         decisions = self.resolver.register(
-            record.spec.uid, condition, now=book.now, known=known.at_registration, origin=record.life.origin
+            record.spec.uid,
+            condition,
+            now=book.now,
+            known=known.at_registration,
+            risen=known.risen,
+            origin=record.life.origin,
         )
         if known.asked:
             for uid in known.asked:

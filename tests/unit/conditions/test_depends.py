@@ -12,13 +12,24 @@ from typing import Any
 import pytest
 
 from trun.conditions.algebra import And, Condition, Never, Not
-from trun.conditions.atoms import Atom, IsCompleted, IsProgress, Level, WorldAtom, changed, exists
+from trun.conditions.atoms import (
+    Atom,
+    IsCompleted,
+    IsFailed,
+    IsProgress,
+    IsStarted,
+    Level,
+    WorldAtom,
+    changed,
+    exists,
+    next_rise,
+)
 from trun.conditions.decisions import Reason
 from trun.conditions.depends import Depends
 from trun.conditions.timing import after, at, before, held, since
 from trun.conditions.value import Value
 from trun.errors import BadOption, ConditionTypeError, ConditionWarning
-from trun.messages import Completed, Entry, Progress
+from trun.messages import Completed, Entry, Failed, Progress
 
 
 class Log(list[str]):
@@ -288,6 +299,31 @@ def test_since_knows_what_came_true_before_the_registration(depends: Depends, lo
     depends.register(since(a & c, a | b), *log.callbacks("both since either"))
 
     assert log == ["a since b ready", "b since a never", "both since c never", "both since either ready"]
+
+
+def test_what_one_event_brings_about_has_no_order(depends: Depends, log: Log) -> None:
+    started, failed, other = IsStarted("j"), IsFailed("j"), Atom()
+    depends.register(since(started, failed), *log.callbacks("early"))
+    rise = next_rise()
+    for atom in (failed, started):
+        atom.see(Failed(kind="raised"), rise)
+    other.set_ready()
+
+    depends.register(since(started, failed), *log.callbacks("late"))
+    depends.register(since(other, failed), *log.callbacks("other since failed"))
+
+    assert log == ["early never", "late never", "other since failed ready"]
+
+
+def test_since_knows_what_messages_told_before_the_registration(depends: Depends, log: Log) -> None:
+    first, second = IsFailed("a"), IsFailed("b")
+    for atom in (first, second):
+        depends.put(Depends.Notify(id=atom.key, status="ready"))
+
+    depends.register(since(second, first), *log.callbacks("second since first"))
+    depends.register(since(first, second), *log.callbacks("first since second"))
+
+    assert log == ["second since first ready", "first since second never"]
 
 
 def test_a_level_that_closes_settles(depends: Depends, log: Log) -> None:

@@ -16,7 +16,7 @@ from trun.conditions.atoms import (
     Level,
     exists,
 )
-from trun.conditions.timing import after
+from trun.conditions.timing import after, since
 from trun.messages import (
     AtomMoved,
     Cancel,
@@ -51,6 +51,36 @@ def test_a_late_condition_hears_what_was_said_before() -> None:
     )
 
     assert service.states("b", "c", "d") == ["queued", "queued", "waiting"]
+
+
+def test_a_late_since_knows_which_job_ended_later() -> None:
+    service = Service()
+    service.job("a")
+    service.job("b")
+    service.run()
+    service.complete("a")
+    service.wait(1)
+    service.complete("b")
+
+    service.submit(
+        spec("c", since(IsCompleted("b"), IsCompleted("a"))), spec("d", since(IsCompleted("a"), IsCompleted("b")))
+    )
+
+    assert service.states("c", "d") == ["queued", "cancelled"]
+
+
+def test_a_late_since_knows_when_a_level_was_told() -> None:
+    service = Service()
+    level = Level("beam")
+    service.job("a")
+    service.run()
+    service.complete("a")
+    service.wait(1)
+    service.send(SetAtom(key=level.key, value=3, session="me"))
+
+    service.submit(spec("b", since(level, IsCompleted("a"))), spec("c", since(IsCompleted("a"), level)))
+
+    assert service.states("b", "c") == ["queued", "cancelled"]
 
 
 def test_a_late_condition_hears_an_ended_job_too() -> None:
