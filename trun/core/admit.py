@@ -26,6 +26,8 @@ from trun.messages import GroupSpec, JobSpec, Submit
 
 #: Streams that are no job.
 RESERVED = frozenset({"condition", "service", ""})
+#: Characters.
+LONGEST_UID = 200
 #: Longer wire forms are not written out in ``Submitted``.
 SHOWN_BYTES = 2000
 #: Jobs of a circle that are named.
@@ -274,8 +276,11 @@ def _check_choices(spec: JobSpec) -> None:
 
 def _check_options(spec: JobSpec) -> None:
     """Refuse options that make no sense; the doors check them too, but not everybody comes through a door."""
-    if spec.uid in RESERVED or ":" in spec.uid:
-        raise BadOption(f"{spec.name} needs a uid that is no reserved word and has no colon, not {spec.uid!r}.")
+    if spec.uid in RESERVED or ":" in spec.uid or len(spec.uid) > LONGEST_UID:
+        raise BadOption(
+            f"{spec.name[:100]} needs a uid that is no reserved word and has no colon and at most {LONGEST_UID} "
+            f"characters, not {spec.uid[:100]!r}."
+        )
     if (spec.kind, spec.on_never, spec.isolation, spec.losers) != _USUAL:
         _check_choices(spec)
     if spec.retries < 0 or not (spec.retry_delay >= 0 and isfinite(spec.retry_delay)):
@@ -286,6 +291,8 @@ def _check_options(spec: JobSpec) -> None:
         raise BadOption(f"{spec.name}: timeout and memory are above 0, not {spec.timeout}, {spec.memory}.")
     if (spec.kind == "install") is (spec.package is None):
         raise BadOption(f"{spec.name}: a job of kind 'install', and no other, has a package.")
+    if spec.choices and spec.kind != "first":
+        raise BadOption(f"{spec.name}: a job of kind 'first', and no other, has choices.")
     if spec.kind == "first":
         if not spec.choices:
             raise BadOption(f"the race {spec.name} has no choices.")

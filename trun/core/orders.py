@@ -151,6 +151,8 @@ class Orders:
     # -- messages
 
     def _tell(self, message: Tell) -> None:
+        if message.uid in self._flow.groups:
+            raise UsageError(f"{message.uid} is a group; only a job hears messages, so tell its members.")
         (record,) = self._find((message.uid,))
         if record.life.state is not JobState.RUNNING:
             raise UsageError(f"{record.id} is {record.life.state.value}; only a running job hears messages.")

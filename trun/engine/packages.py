@@ -93,7 +93,7 @@ class Packages:
             need
             for need in needs
             if _name(need.distribution) not in found
-            and not (need.where and Path(need.where).is_dir())
+            and not (need.where and os.path.isdir(need.where))
             and not self._installed(need.distribution)
         )
 
@@ -147,7 +147,7 @@ class Packages:
         from trun.adapters.versions import meets
 
         words([need])  # here, since an order has nobody to complain to
-        if need.where and Path(need.where).is_dir():
+        if need.where and os.path.isdir(need.where):  # never raises, whatever the name
             return
         have = mine.get(_name(need.distribution)) or self._installed(need.distribution)
         if spec.package is not None:

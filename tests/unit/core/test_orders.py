@@ -253,3 +253,11 @@ def test_a_text_for_a_job_that_does_not_run_is_refused() -> None:
 
     with pytest.raises(UsageError, match="only a running job"):
         service.send(Tell(uid="a", token="t1", text="hello"))
+
+
+def test_a_group_hears_no_messages() -> None:
+    service = Service()
+    service.submit(groups=[GroupSpec("g", "g")])
+
+    with pytest.raises(UsageError, match="only a job hears messages, so tell its members"):
+        service.send(Tell(uid="g", token="1", text="hello"))

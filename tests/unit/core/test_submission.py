@@ -232,6 +232,8 @@ def test_an_unknown_input_is_refused() -> None:
         ({"isolation": "cage"}, "isolation"),
         ({"kind": "scan"}, "kind"),
         ({"kind": "first"}, "no choices"),
+        ({"choices": ("a", "b")}, "of kind 'first', and no other, has choices"),
+        ({"uid": "a" * 201}, "at most 200 characters"),
         ({"resources": {"gup": 1}}, "Did you mean 'gpu'?"),
         ({"resources": {"gpu": 3}}, "could never run"),
         ({"resources": {"gpu": -1}}, "at least 0"),
