@@ -26,7 +26,7 @@ class Reply:
         self.token = token
         self.answer = answer
 
-    def see(self, event: Event) -> None:
+    def see(self, event: Event, rise: int = 0) -> None:
         """Look at one event of the job's stream."""
         if self.answer.done():
             return
