@@ -405,7 +405,7 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
 
     def __getattr__(self, name: str) -> Piece:
         if name.startswith("_"):
-            raise AttributeError(name)
+            raise AttributeError(f"a job has no {name!r}; for a part of its result use .output.{name}")
         if len(name) >= 6:
             for own in _own_names():
                 if is_one_edit(name, own):
