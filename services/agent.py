@@ -29,6 +29,7 @@ from trun.adapters import agency, hiding, known
 from trun.adapters.agency import LINE_BYTES, Reply, Where
 from trun.adapters.folders import FolderLock, private_folder, state_folder
 from trun.adapters.keys import KeyPair, from_z85, new_seed, user_key_file, write_seed
+from trun.adapters.logline import begin_log
 from trun.adapters.passphrases import is_locked, open_seed
 from trun.adapters.wire import Curve, Link
 from trun.engine.wallet import Wallet
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="trun.daemons.agent", description=__doc__)
     parser.add_argument("--ready-fd", type=int, default=-1)
     options = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    begin_log()
     missing = hiding.hide_process()
     for what in missing:
         _log.warning("not hidden: %s", what)

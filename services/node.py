@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import gc
 import json
-import logging
 import os
 import platform
 import signal
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trun.adapters import folders
+from trun.adapters.logline import begin_log
 from trun.adapters.sqlite import SqliteJournal
 from trun.errors import TrunError
 from trun.executors.lasting import Lasting
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a node until it is told to stop; return the exit code."""
     options = _arguments(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    begin_log()
     try:
         driver = compose(options)
     except TrunError as error:

@@ -18,12 +18,12 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
 from pathlib import Path
 
 import msgspec
 
+from trun.adapters.logline import begin_log
 from trun.executors import heritage, processtree, zygote
 from trun.executors.context import Place
 from trun.executors.heritage import Bury, Fate, Finish, Greeting, Kept, Record, Stopping
@@ -325,7 +325,7 @@ class Keeper(Zygote):
 def main() -> None:
     """Be a keeper; the argument holds fd, listener, name, folder, service_key, grace, linger."""
     facts = zygote.settle()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    begin_log()
     executor, listener = socket.socket(fileno=facts["fd"]), socket.socket(fileno=facts["listener"])
     for end in (executor, listener):
         end.set_inheritable(False)
