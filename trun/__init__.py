@@ -82,8 +82,8 @@ if TYPE_CHECKING:
     from trun.groups import Group
     from trun.handles import Job
     from trun.installing import install_service
-    from trun.jobs import job, options, submit
-    from trun.lending import credentials
+    from trun.jobs import JobFunction, job, options, submit
+    from trun.lending import Credentials, credentials
     from trun.remotes import remote_service
     from trun.service import Service
     from trun.version import __version__
@@ -107,8 +107,8 @@ _NAMES = {
     "trun.groups": "Group",
     "trun.handles": "Job",
     "trun.installing": "install_service",
-    "trun.jobs": "job options submit",
-    "trun.lending": "credentials",
+    "trun.jobs": "JobFunction job options submit",
+    "trun.lending": "Credentials credentials",
     "trun.bars": "progress",
     "trun.service": "Service",
     "trun.version": "__version__",
@@ -123,6 +123,7 @@ __all__ = [
     "Condition",
     "ConditionSyntaxError",
     "ConditionWarning",
+    "Credentials",
     "CycleError",
     "Depends",
     "Explanation",
@@ -144,6 +145,7 @@ __all__ = [
     "JobAborted",
     "JobCancelled",
     "JobFailed",
+    "JobFunction",
     "JobLost",
     "JobSkipped",
     "JobState",

@@ -91,6 +91,10 @@ def local(
         raise BadOption(f"workers must be a whole number of at least 1, not {workers!r}.")
     if executor != "processes":
         raise BadOption(f"executor {executor!r} is not available for a local service; use 'processes'.")
+    if not isinstance(state, str | os.PathLike | None) or not isinstance(detach, bool):
+        raise BadOption(f"state must be a folder and detach True or False, not {state!r} and {detach!r}.")
+    if not isinstance(resources, dict | None):
+        raise BadOption(f'resources must be a dictionary such as {{"gpu": 2}}, not {resources!r}.')
     for key, limit in (resources or {}).items():
         if not isinstance(limit, (int, float)) or limit < 0:
             raise BadOption(f"resource {key!r} must have a limit of at least 0, not {limit!r}.")

@@ -16,6 +16,9 @@ from trun.outcomes import known_jobs
 
 Path = tuple[tuple[str, Any], ...]
 
+#: What Python, notebooks and libraries ask of anything: never a part of a result.
+PROBED = ("__", "_repr_", "_ipython_", "_ipywidget_")
+
 
 class Deferred:
     """Base of a job and of the pieces of its result."""
@@ -59,6 +62,19 @@ class Deferred:
     def __neg__(self) -> NoReturn:
         raise self._no_condition("-")
 
+    def _no_order(self, other: object) -> NoReturn:
+        raise self._too_early("<", other)
+
+    __lt__ = __le__ = __gt__ = __ge__ = _no_order
+
+    def _too_early(self, operator: str, other: object) -> ConditionTypeError:
+        name = self._owner().name
+        return ConditionTypeError(
+            f"{self!r} is not known yet, so it cannot be compared with {other!r}; for a condition over what the "
+            f"running job reports write {name}.improved('x {operator} 3'), {name}.reaches(0.5) or {name}.said('name'); for "
+            "its value now use .result()."
+        )
+
     def _no_condition(self, operator: str) -> ConditionTypeError:
         name = self._owner().name
         return ConditionTypeError(
@@ -87,9 +103,22 @@ class Piece(Deferred):
         return self._job
 
     def __getattr__(self, name: str) -> Piece:
-        if name.startswith("_"):
-            raise AttributeError(name)
+        if name.startswith(PROBED):
+            raise AttributeError(f"{self!r} has no {name!r} before it is known; use .result() first.")
         return Piece(self._job, (*self._path, ("attr", name)))
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Deferred):
+            return isinstance(other, Piece) and self._job is other._job and self._path == other._path
+        if other is None:
+            return False
+        raise self._too_early("==", other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((Piece, self._job.uid, len(self._path)))
 
     def __getitem__(self, key: Any) -> Piece:
         return Piece(self._job, (*self._path, ("item", key)))

@@ -55,6 +55,9 @@ def map(fn: Callable[..., Any], /, *iterables: Iterable[Any], chunk: int = 1, **
     """
     if not iterables:
         raise UsageError("map needs at least one iterable: trun.map(fn, items).")
+    for place, items in enumerate(iterables, 1):
+        if not hasattr(items, "__iter__") and not hasattr(items, "__getitem__"):
+            raise BadOption(f"map pairs the items of lists and the like; iterable {place} is {items!r:.80}.")
     if not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1:
         raise BadOption(f"chunk must be a whole number of at least 1, not {chunk!r}.")
     if isinstance(fn, JobFunction):
@@ -67,8 +70,8 @@ def map(fn: Callable[..., Any], /, *iterables: Iterable[Any], chunk: int = 1, **
     called: Callable[..., Any] = fn if chunk == 1 else _Chunk(fn)
     pairs: list[tuple[JobSpec, Job]] = []
     needed: set[str] = set()
-    items = zip(*iterables, strict=False)
-    for arguments in items if chunk == 1 else _chunks(items, chunk):
+    tuples = zip(*iterables, strict=False)
+    for arguments in tuples if chunk == 1 else _chunks(tuples, chunk):
         spec, inputs = make_spec(called, arguments, {}, checked, service, group=uid)
         needed.update(inputs)
         pairs.append((spec, Job(service, spec.uid, spec.name)))

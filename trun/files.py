@@ -12,7 +12,7 @@ import trun.service as services
 from trun.adapters.addresses import check_url, place, with_service
 from trun.adapters.fetching import File
 from trun.deferred import Deferred
-from trun.errors import BadOption, ServiceUnavailable, UnknownName
+from trun.errors import BadOption, ServiceUnavailable, UnknownName, nearest
 from trun.executors.context import current_job
 from trun.executors.fetch import ask_with, fetch, publish_file
 from trun.handles import Job
@@ -20,6 +20,9 @@ from trun.joboptions import make_options
 from trun.jobs import submit_call
 
 __all__ = ["File", "fetch_url", "publish_file"]
+
+#: What trun fetches without the extra ``remote``.
+OWN_SCHEMES = ("trun", "https", "http", "file")
 
 
 def fetch_url(url: Any, auth: Any = None, when: Any = None, service: Any = None) -> Job:
@@ -44,7 +47,10 @@ def fetch_url(url: Any, auth: Any = None, when: Any = None, service: Any = None)
         raise BadOption(f"url must be an address such as 'https://host/file', not {url!r}.")
     if not isinstance(url, Deferred):
         address = url.url if isinstance(url, File) else url
-        if check_url(address) != "trun" and auth is not None:
+        scheme = check_url(address)
+        if scheme not in OWN_SCHEMES:
+            _check_scheme(scheme, address)
+        if scheme != "trun" and auth is not None:
             raise BadOption(f"auth= is for the trun:// addresses of other services, not for {address!r}.")
         if isinstance(url, str):
             url = _by_key(url)
@@ -56,6 +62,19 @@ def fetch_url(url: Any, auth: Any = None, when: Any = None, service: Any = None)
     if service is not None:
         given["service"] = service
     return submit_call(fetch_here, (url, None if auth is None else str(auth)), {}, make_options(given))
+
+
+def _check_scheme(scheme: str, url: str) -> None:
+    """Refuse an address of a kind that nobody knows, as far as that can be seen here: the service may know more."""
+    try:
+        from fsspec.registry import available_protocols
+    except ImportError:
+        return
+    if scheme not in available_protocols():
+        raise BadOption(
+            f"{url!r} cannot be fetched: there is no scheme {scheme}://. trun itself fetches trun://, https://, "
+            f"http:// and file://, and with the extra `remote` what fsspec knows.{nearest(scheme, available_protocols())}"
+        )
 
 
 def fetch_here(url: Any, auth: str | None = None) -> File:

@@ -28,8 +28,11 @@ class Front:
         """Return the job with this id (``fit#7``) or uid."""
         return doors["job"](self, job_id)
 
-    def jobs(self, *, state: str | None = None, name: str | None = None, since: float | None = None) -> Any:
-        """Return the jobs of the service, filtered by state, name (``fit*``) and time of submission."""
+    def jobs(self, *, state: Any = None, name: str | None = None, since: Any = None) -> Any:
+        """Return the jobs of the service: by state (one, or several), name (``fit*``), and when they were submitted.
+
+        ``since`` is a ``datetime``, seconds since the epoch, or how long ago: ``"2d"``, a ``timedelta``.
+        """
         return doors["jobs"](self, state=state, name=name, since=since)
 
     def map(self, fn: Callable[..., Any], /, *iterables: Any, **options: Any) -> Any:

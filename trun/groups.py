@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 from trun.conditions.atoms import IsReached, JobAtom
+from trun.errors import nearest
 from trun.handles import Job
 from trun.messages import Cancel, Entry, ErrorInfo, Event
 from trun.outcomes import Outcomes
@@ -56,6 +57,9 @@ class Group(Outcomes, Sequence[Job]):
     def __reduce_ex__(self, protocol: Any) -> Any:
         """As an argument a group means the list of its results."""
         return (list if self._chunk == 1 else _flat), (self._jobs,)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"a group has no {name!r}.{nearest(name, [own for own in dir(Group) if own[0] != '_'])}")
 
     def __repr__(self) -> str:
         done = sum(job.done() for job in self._jobs)

@@ -5,11 +5,15 @@ One place for ``submit``, ``@job``, ``options`` and ``map``. Every fault is one 
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 
 from trun.conditions.timing import span_seconds
+from trun.core.record import JobState
 from trun.core.units import memory_bytes
 from trun.errors import BadOption, UnknownName
 from trun.service import Service
@@ -107,3 +111,28 @@ def _resources(given: Any) -> dict[str, float]:
         if not isinstance(amount, (int, float)) or isinstance(amount, bool) or amount < 0:
             raise BadOption(f"resource {name!r} must be an amount of at least 0, not {amount!r}.")
     return {name: amount for name, amount in given.items() if amount}
+
+
+def make_filter(state: Any, name: Any, since: Any) -> dict[str, Any]:
+    """Check by what jobs are to be found, and bring it into the form in which services take it."""
+    states: Any = None
+    if state is not None:
+        several = state.split(",") if isinstance(state, str) else [state] if not isinstance(state, Iterable) else state
+        states = ",".join(_state(one) for one in several)
+    if name is not None and not isinstance(name, str):
+        raise BadOption(f"name must be a text such as 'fit' or 'fit*', not {name!r}.")
+    if isinstance(since, datetime):
+        since = since.timestamp()
+    elif isinstance(since, str | timedelta):
+        since = time.time() - span_seconds(since, "since")
+    elif since is not None and (not isinstance(since, int | float) or isinstance(since, bool)):
+        raise BadOption(f'since must be a datetime, seconds since the epoch, or a span such as "2d", not {since!r}.')
+    return {"state": states, "name": name, "since": since}
+
+
+def _state(given: Any) -> str:
+    known = [state.value for state in JobState]
+    word = given.value if isinstance(given, JobState) else str(given).strip().lower()
+    if word not in known:
+        raise UnknownName(f"there is no state {word!r}; states are {', '.join(known)}.", name=word, known=known)
+    return word

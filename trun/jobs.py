@@ -37,7 +37,7 @@ from trun.executors.context import current_job
 from trun.front import doors
 from trun.groups import Group
 from trun.handles import Job
-from trun.joboptions import OPTIONS, PLAIN, UNSET, Options, make_options
+from trun.joboptions import OPTIONS, PLAIN, UNSET, Options, make_filter, make_options
 from trun.messages import Call, Completed, Failed, JobSpec, Origin, Perform, Performed
 from trun.outcomes import known_jobs
 from trun.relaying import relay
@@ -294,9 +294,7 @@ def as_condition(when: Any) -> Condition | None:
     """Return what ``when=`` means: a condition, or a job, which means that it is completed."""
     if when is None or isinstance(when, Condition):
         return when
-    if isinstance(when, Job):
-        return when.iscompleted
-    if isinstance(when, Group):
+    if isinstance(when, Job | Group):
         return when.iscompleted
     if isinstance(when, Piece):
         name = repr(when)
@@ -404,6 +402,8 @@ class JobFunction:
     def __call__(self, *args: Any, **kwargs: Any) -> Job:
         """Submit a call; options of ``submit`` that the function does not have itself may be given."""
         given = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs and name not in self._own}
+        if kwargs:
+            _refuse_misspelt(self.fn, kwargs)
         merged = {**self.options, **given}
         return submit_call(self.fn, args, kwargs, make_options(merged) if merged else PLAIN)
 
@@ -440,8 +440,7 @@ def job(fn: Any = None, /, **options: Any) -> Any:
     """
     if isinstance(fn, str):
         raise TypeError(f"trun.job makes a job function; to find a job use service.job({fn!r}).")
-    version = options.pop("version", None)
-    del version
+    options.pop("version", None)
     if options:
         make_options(options)
     if fn is None:
@@ -471,15 +470,17 @@ def find_job(service: Service, job_id: str) -> Job:
     """Return the handle of a job that the service knows, by id (``fit#7``) or uid, also from a new process."""
     if isinstance(job_id, Job):
         job_id = job_id.uid
+    elif not isinstance(job_id, str):
+        raise BadOption(f"a job is named by its id or uid, such as 'fit#7', not {job_id!r}.")
     found = service.ask("job", job=job_id)
     return _handle(service, found)
 
 
 def find_jobs(
-    service: Service, *, state: str | None = None, name: str | None = None, since: float | None = None
+    service: Service, *, state: Any = None, name: str | None = None, since: Any = None
 ) -> list[Job]:
     """Return handles of the jobs of a service, in order of submission."""
-    found = service.ask("jobs", state=state, name=name, since=since)
+    found = service.ask("jobs", **make_filter(state, name, since))
     return [_handle(service, facts) for facts in found]
 
 

@@ -275,14 +275,24 @@ def _fetch_fsspec(url: str, target: Path, cap: int, digest: tuple[str, str] | No
     try:
         import fsspec
     except ImportError:
-        raise MissingExtra(f"fetching {scheme}:// needs fsspec: pip install 'trun[remote]'") from None
+        raise MissingExtra(
+            f"trun itself fetches trun://, https://, http:// and file://; {scheme}:// needs fsspec on the service: "
+            "pip install 'trun[remote]'"
+        ) from None
     try:
         system, path = fsspec.core.url_to_fs(url)
         source: BinaryIO = system.open(path, "rb")
     except ImportError as error:
         raise MissingExtra(f"fetching {scheme}:// needs one more package: {error}.") from None
     except ValueError as error:
-        raise BadOption(f"{url!r} cannot be fetched: {error}.") from None
+        raise BadOption(
+            f"{url!r} cannot be fetched: {error}. trun itself fetches trun://, https://, http:// and file://, and with "
+            "the extra `remote` what fsspec knows."
+        ) from None
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ServiceUnavailable(f"{url} cannot be fetched: {error}.") from error
     key = ""
     if source.seekable():
         with contextlib.suppress(OSError, NotImplementedError):

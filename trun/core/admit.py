@@ -76,7 +76,7 @@ class Door:
         for spec in uids.values():
             _check_options(spec)
             if spec.resources:
-                self._check_resources(spec)
+                self._check_resources(f"{spec.name} wants", spec.resources)
             if spec.group:
                 self._check_member(spec, groups)
             gate = None
@@ -115,19 +115,22 @@ class Door:
 
     # -- one job by itself
 
-    def _check_resources(self, spec: JobSpec) -> None:
+    def _check_resources(self, who: str, wanted: Mapping[str, float]) -> None:
         limits = self._ledger.limits
-        for name, amount in spec.resources.items():
+        for name, amount in wanted.items():
             if name not in limits:
                 have = ", ".join(sorted(limits)) or "none"
                 raise UnknownName(
-                    f"{spec.name} wants resource {name!r}; the service has {have}.", name=name, known=limits
+                    f"{who} resource {name!r}; the service has {have}. Give it with local(resources={{{name!r}: ...}}) "
+                    f"or `trun service start --resources {name}=...`.",
+                    name=name,
+                    known=limits,
                 )
             if not amount >= 0:
-                raise BadOption(f"{spec.name} wants {amount!r} of resource {name!r}; an amount is at least 0.")
+                raise BadOption(f"{who} {amount!r} of resource {name!r}; an amount is at least 0.")
             if amount > limits[name] + ROUNDING:
                 raise BadOption(
-                    f"{spec.name} wants {amount:g} of resource {name!r}, more than the {limits[name]:g} there are; "
+                    f"{who} {amount:g} of resource {name!r}, more than the {limits[name]:g} there are; "
                     "it could never run."
                 )
 
@@ -184,12 +187,8 @@ class Door:
                         raise BadOption(f"{spec.name} waits for {leaf}: that is said of one job, not of a group.")
                 elif leaf.service_key in ("", self._service_key):
                     raise self._unknown(spec, leaf, uids)
-            elif isinstance(leaf, WorldAtom) and leaf.what == "free" and leaf.target not in self._ledger.limits:
-                raise UnknownName(
-                    f"{spec.name} waits for resource {leaf.target!r}, which the service does not have.",
-                    name=leaf.target,
-                    known=self._ledger.limits,
-                )
+            elif isinstance(leaf, WorldAtom) and leaf.what == "free":
+                self._check_resources(f"{spec.name} waits for", {leaf.target: leaf.amount})
 
     def _unknown(self, spec: JobSpec, leaf: JobAtom, uids: dict[str, JobSpec]) -> UnknownName:
         label = leaf.label or leaf.subject
