@@ -71,8 +71,8 @@ class Deferred:
         name = self._owner().name
         return ConditionTypeError(
             f"{self!r} is not known yet, so it cannot be compared with {other!r}; for a condition over what the "
-            f"running job reports write {name}.improved('x {operator} 3'), {name}.reaches(0.5) or {name}.said('name'); for "
-            "its value now use .result()."
+            f"running job reports write {name}.improved('x {operator} 3'), {name}.reaches(0.5) or {name}.said('name'); "
+            "for its value now use .result()."
         )
 
     def _no_condition(self, operator: str) -> ConditionTypeError:

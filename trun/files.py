@@ -73,7 +73,8 @@ def _check_scheme(scheme: str, url: str) -> None:
     if scheme not in available_protocols():
         raise BadOption(
             f"{url!r} cannot be fetched: there is no scheme {scheme}://. trun itself fetches trun://, https://, "
-            f"http:// and file://, and with the extra `remote` what fsspec knows.{nearest(scheme, available_protocols())}"
+            "http:// and file://, and with the extra `remote` what fsspec knows."
+            f"{nearest(scheme, available_protocols())}"
         )
 
 
