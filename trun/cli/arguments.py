@@ -16,6 +16,9 @@ import msgspec
 from trun.cli.text import CONTROLS
 from trun.errors import UsageError, nearest
 
+#: A public key may begin as an option does.
+_KEY = re.compile(r"-[0-9A-Za-z.:+=^!/*?&<>()\[\]{}@%$#-]{39}")
+
 
 class Parser(argparse.ArgumentParser):
     """The parser of one verb."""
@@ -34,6 +37,12 @@ class Parser(argparse.ArgumentParser):
         elif found:
             message = f"{message.removeprefix('unrecognized arguments: ')!r} is one word too many."
         raise UsageError(f"{message}{hint}\n{' ' * 6}{self.usage_line()}")
+
+    def _parse_optional(self, arg_string: str) -> Any:
+        """Take a key for what it is, also where it begins with a dash (one of 85 does)."""
+        if _KEY.fullmatch(arg_string) and arg_string.partition("=")[0] not in self._option_string_actions:
+            return None
+        return super()._parse_optional(arg_string)
 
     def usage_line(self) -> str:
         """Return the usage in one line."""
