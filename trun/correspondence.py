@@ -23,9 +23,11 @@ from typing import Any
 import trun.hauling as hauling
 from trun.adapters.sockets import Wake
 from trun.errors import ProtocolError, ServiceUnavailable, TrunError
+from trun.listening import remote_error
 from trun.messages import Answer, Answered, Blob, ErrorInfo, JobSpec, Origin, Present, Relay, Unheard, Unneeded
 from trun.relaying import Relayed
-from trun.service import Service, remote_error
+from trun.service import Service
+from trun.silence import BEAT_S
 
 _log = logging.getLogger(__name__)
 
@@ -200,6 +202,7 @@ class Correspondence:
             link = Link(origin.address, security=security)
             link.on_messages(service.heard)
             link.on_state(service.link_state)
+            link.on_beat(service.beat, BEAT_S)
             service.attach(link)
         except TrunError as error:
             _log.warning("another service cannot be heard address=%s reason=%s", origin.address, error)

@@ -21,6 +21,7 @@ from typing import Any
 
 import trun.errors as errors
 import trun.hauling as hauling
+import trun.verdicts as verdicts
 from trun.adapters import pickles
 from trun.conditions.atoms import (
     IsEnded,
@@ -61,6 +62,7 @@ from trun.messages import (
 )
 from trun.outcomes import STATES, Outcomes, known_jobs
 from trun.service import Service
+from trun.silence import late
 from trun.verdicts import Reply, failure, refusal, slot_given_back, told_on_failure, whole_log
 
 _ENDS: dict[type[Event], tuple[type[JobError], str]] = {
@@ -203,7 +205,12 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
 
     @property
     def state(self) -> JobState:
-        """Where the job stands, as far as this process has heard."""
+        """Where the job stands; ``unknown`` while its service cannot be heard and it had not ended."""
+        return JobState.UNKNOWN if self.service.silence.since and self._final is None else self._now
+
+    @property
+    def last_state(self) -> JobState:
+        """Where the job stood when its service was heard last."""
         return self._now
 
     @property
@@ -235,7 +242,7 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
 
     def running(self) -> bool:
         """Whether the job runs now."""
-        return self._now is JobState.RUNNING
+        return self.state is JobState.RUNNING
 
     def cancelled(self) -> bool:
         """Whether the job was cancelled or aborted."""
@@ -250,7 +257,7 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
         with slot_given_back():
             _, open_ = concurrent.futures.wait([self], timeout)
         if open_:
-            raise TimeoutError(f"{self._label} has not ended within {timeout:g} s; it goes on.")
+            raise late(self._label, timeout, self.service, self._now.value)
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the job and return what it returned.
@@ -420,9 +427,8 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
     # -- questions and orders
 
     def why(self) -> Explanation:
-        """Say why the job waits, runs not, or ended as it did."""
-        _ = self.id
-        return Explanation.from_dict(self.service.ask("why", job=self.uid))
+        """Say why the job waits, runs not, or ended as it did; of a silent service: since when, and its last word."""
+        return verdicts.explanation(self)
 
     @property
     def log(self) -> str:
@@ -468,14 +474,7 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
         self.service.do(Retry(uids=(self.uid,), downstream=downstream))
 
     def __repr__(self) -> str:
-        label = self._label
-        text = f"{label} {self._now.value}"
-        if self._now is JobState.RUNNING and self._progress is not None:
-            text += f" {self._progress.fraction:.0%}"
-        text += f" on {self.service.name}"
-        if self._reason and self._now not in (JobState.RUNNING, JobState.COMPLETED):
-            text += f" — {self._reason}"
-        return f"<job {text}>"
+        return verdicts.described(self)
 
     def __bool__(self) -> bool:  # type: ignore[override]
         return True

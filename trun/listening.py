@@ -1,10 +1,12 @@
-"""Who hears the entries of a stream in this process, and the wire that brings them: Protocols, and a fan-out."""
+"""Who hears the entries of a stream in this process, the wire that brings them, and what an error on it means here."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
+import trun.errors as errors
+from trun.errors import RemoteError
 from trun.messages import AnyRequest, Entry, ErrorInfo
 
 
@@ -61,3 +63,14 @@ class Several:
         self.listeners = [listener for listener in self.listeners if listener.seq]
         for listener in refused:
             listener.refuse(error)
+
+
+def remote_error(info: ErrorInfo) -> Exception:
+    """Return the error that a node described, as an exception of its own type where that is one of ours."""
+    name = info.type.rpartition(".")[2]
+    kind = getattr(errors, name, None)
+    if isinstance(kind, type) and issubclass(kind, errors.TrunError):
+        if issubclass(kind, errors.UnknownName):
+            return kind(info.message)
+        return kind(info.message)
+    return RemoteError(f"{info.type}: {info.message}")

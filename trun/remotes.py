@@ -25,6 +25,7 @@ from trun.adapters import folders
 from trun.errors import BadOption, NotAuthorised, ServiceUnavailable, TrunError
 from trun.messages import Answer, AnyAnswer, Ask
 from trun.service import Service
+from trun.silence import BEAT_S
 
 if TYPE_CHECKING:
     from trun.adapters.known import Known
@@ -212,6 +213,7 @@ def connect(address: str, *, name: str, key: str = "", trusted: bool = True) -> 
         link = Link(address)
     link.on_messages(made.heard)
     link.on_state(made.link_state)
+    link.on_beat(made.beat, BEAT_S)
     made.attach(link)
     try:
         made.wait_ready(GREET_S)

@@ -20,10 +20,9 @@ from concurrent.futures import Future, wait
 from types import TracebackType
 from typing import Any
 
-import trun.errors as errors
-from trun.errors import InvariantError, KeyConflict, RemoteError, ServiceUnavailable, UsageError
-from trun.front import Front, doors
-from trun.listening import Listener, Several, Wire
+from trun.errors import InvariantError, KeyConflict, ServiceUnavailable, UsageError
+from trun.front import doors
+from trun.listening import Listener, Several, Wire, remote_error
 from trun.messages import (
     Answer,
     AnyAnswer,
@@ -58,17 +57,20 @@ from trun.messages import (
     Tell,
     Welcome,
 )
+from trun.silence import Hearing
 
 _log = logging.getLogger(__name__)
 
 #: Entries that the node may send ahead of what we have taken, and how many we take before we say so.
 CREDIT = 20_000
 GRANT = 5_000
-#: Handshakes that fail in a row before we believe that another key answers.
+#: Verbs that change something: whether they were carried out before the connection broke, the caller must find out.
+ASKED_ONCE = frozenset({"upload", "install", "session"})
+#: Handshakes that fail in a row before we look whether another key answers.
 REFUSALS = 3
 
 
-class Service(Front):
+class Service(Hearing):
     """A service that accepts jobs. Made by ``trun.local`` and ``trun.remote_service``.
 
     Parameters
@@ -84,6 +86,7 @@ class Service(Front):
     """
 
     def __init__(self, *, name: str, address: str, session: str = "", detach: bool = False, parent: str = "") -> None:
+        super().__init__()
         self.name = name
         self.address = address
         self.session = session or uuid.uuid4().hex
@@ -104,6 +107,8 @@ class Service(Front):
         self._contents: dict[str, str] = {}
         self._definitions: dict[str, bytes] = {}
         self._answers: dict[str, Future[Any]] = {}
+        #: Questions that have no answer yet, by token: they are asked again over the next connection.
+        self._asked: dict[str, Ask] = {}
         #: Streams of other services that are passed on to this one (see ``trun.relaying``).
         self.abroad: dict[str, Any] = {}
         #: Tokens that we show before the greeting.
@@ -175,28 +180,20 @@ class Service(Front):
         return self.welcome
 
     @property
-    def gone(self) -> Exception | None:
-        """Why the service will never answer again; None while it may."""
-        return self._gone
-
-    @property
     def key(self) -> str:
         """Opaque key of the service: the same under every alias."""
         return self.wait_ready().service_key
 
-    @property
-    def folder(self) -> str:
-        """State folder of the service, for clients on the same machine; empty before the greeting."""
-        return self.welcome.folder if self.welcome is not None else ""
-
     def heard(self, answers: Sequence[AnyAnswer]) -> None:
         """Take what the wire received (in its thread)."""
+        self.silence.heard()
         for answer in answers:
             kind = type(answer)
             if kind is Entries:
                 self._heard_entries(answer.entries)  # type: ignore[union-attr]
             elif kind is Answer:
                 future = self._answers.pop(answer.token, None)  # type: ignore[union-attr]
+                self._asked.pop(answer.token, None)  # type: ignore[union-attr]
                 if future is None and not answer.token:  # type: ignore[union-attr]
                     self._rejected(answer)  # type: ignore[arg-type]
                 if future is not None and not future.cancelled():
@@ -258,7 +255,7 @@ class Service(Front):
         streams = tuple((uid, listener.seq + 1) for uid, listener in list(self._listeners.items()))
         if streams:
             messages.append(Listen(streams=streams))
-        return messages
+        return messages + list(self._asked.values())
 
     def link_state(self, state: str) -> None:
         """Hear from the wire that it is ``up`` again or ``down`` (in its thread)."""
@@ -272,8 +269,9 @@ class Service(Front):
         if state == "refused":
             # Somebody answers there, and cannot read what we wrote to the holder of the key.
             self._refusals += 1
-            error = self.on_refused() if self._refusals >= REFUSALS else None
+            error = self.on_refused() if self._refusals % REFUSALS == 0 else None
         else:
+            self.silence.lost()
             error = self.on_down()
         if error is not None and not self.closed:
             self.give_up(error)
@@ -292,8 +290,8 @@ class Service(Front):
         for listener in listeners:
             for each in listener.listeners if isinstance(listener, Several) else (listener,):
                 each.refuse(facts)
-        self._listeners.clear()
-        self._unacknowledged.clear()
+        for kept in (self._listeners, self._unacknowledged, self._asked):
+            kept.clear()
         for token in list(self._answers):
             future = self._answers.pop(token, None)
             if future is not None:
@@ -359,16 +357,21 @@ class Service(Front):
         token = self._token()
         future: Future[Any] = Future()
         self._answers[token] = future
-        self._send([make(token)])
+        request = make(token)
+        if isinstance(request, Ask) and request.verb not in ASKED_ONCE:
+            self._asked[token] = request
+        self._send([request])
         return future
+
+    def _expects(self) -> bool:
+        return bool(self._answers or self._listeners)
 
     def _outcome(self, future: Future[Any], timeout: float | None) -> Any:
         try:
             answer = future.result(timeout)
         except TimeoutError:
-            raise ServiceUnavailable(
-                f"service {self.name} at {self.address} did not answer within {timeout:g} s."
-            ) from None
+            who = f"{self.silence_text}, and" if self.silence_text else f"service {self.name} at {self.address}"
+            raise ServiceUnavailable(f"{who} did not answer within {timeout:g} s.") from None
         if answer.error is not None:
             raise remote_error(answer.error)
         return answer.data
@@ -428,6 +431,8 @@ class Service(Front):
     def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
         """Wait for all acknowledgements (and, on a local service, for its jobs), then say goodbye.
 
+        A service elsewhere that is silent is waited for no longer than five seconds; then ServiceUnavailable says what
+        it has not acknowledged. What it has accepted goes on there.
         ``cancel`` cancels and aborts what is unfinished instead of waiting for it. Ctrl-C while it waits leaves the
         service open.
         """
@@ -436,10 +441,10 @@ class Service(Front):
         try:
             if self._gone is None:
                 if self.detach and not cancel:
-                    self.ask("ping", wait=timeout)
+                    self.await_acknowledgement(timeout)
                 else:
                     self.drain(cancel=cancel, timeout=timeout)
-                wait(list(self._answers.values()), timeout=5.0)
+                wait(list(self._answers.values()), timeout=0.0 if self.silence.since else 5.0)
         except KeyboardInterrupt:
             raise
         except BaseException:
@@ -458,18 +463,7 @@ class Service(Front):
             self._wire.send([Bye(stop=self.owned and not self.detach)])
         self.on_close()
         if self._wire is not None:
-            self._wire.close(flush=self._gone is None)
-
-
-def remote_error(info: ErrorInfo) -> Exception:
-    """Return the error that a node described, as an exception of its own type where that is one of ours."""
-    name = info.type.rpartition(".")[2]
-    kind = getattr(errors, name, None)
-    if isinstance(kind, type) and issubclass(kind, errors.TrunError):
-        if issubclass(kind, errors.UnknownName):
-            return kind(info.message)
-        return kind(info.message)
-    return RemoteError(f"{info.type}: {info.message}")
+            self._wire.close(flush=self._gone is None and not self.silence.since)
 
 
 # -- which service is meant -------------------------------------------------------------------------------------------

@@ -6,15 +6,23 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import trun.errors as errors
 import trun.service as services
 from trun.adapters import pickles
+from trun.conditions.explain import Explanation
+from trun.core.record import JobState
 from trun.errors import JobFailed, ServiceUnavailable
 from trun.executors.context import current_job
+from trun.listening import remote_error
 from trun.messages import FINAL, ErrorInfo, Event, Failed, Replied, Resume, Suspend
+from trun.silence import seconds
+
+#: Seconds that an answer may take of a service that is heard.
+ANSWER_S = 30.0
 
 
 class Reply:
@@ -39,6 +47,38 @@ class Reply:
         """Nothing to forget: a reply belongs to one message."""
 
 
+def described(job: Any) -> str:
+    """Return a job as ``repr`` shows it."""
+    state, since = job.state, job.service.silence.since
+    text = f"{job._label} {state.value}"
+    if state is JobState.RUNNING and job._progress is not None:
+        text += f" {job._progress.fraction:.0%}"
+    text += f" on {job.service.name}"
+    if state is JobState.UNKNOWN:
+        text += f" — not heard for {seconds(time.time() - since)}; its last word: {job.last_state.value}"
+    elif job._reason and state not in (JobState.RUNNING, JobState.COMPLETED):
+        text += f" — {job._reason}"
+    return f"<job {text}>"
+
+
+def explanation(job: Any) -> Explanation:
+    """Return why a job is where it is, from its service; or, if that is silent, that nobody knows."""
+    service = job.service
+    if not service.silence.since:
+        _ = job.id
+        asked = service.begin_ask("why", job=job.uid)
+        if service.await_heard(asked, ANSWER_S):
+            answer = asked.result()
+            if answer.error is not None:
+                raise remote_error(answer.error)
+            return Explanation.from_dict(answer.data)
+    found = Explanation.from_dict({"summary": f"{service.silence_text}; its last word: {job.last_state.value}"})
+    if job.last_state.is_final:
+        return found
+    found.extra.append("nothing fails by that: what waits for it waits on, and its stream goes on once it is heard")
+    return found
+
+
 def failure(label: str, final: Failed, *, trusted: bool = True) -> BaseException:
     """Return the exception of a failed job, in its own type where that can be had."""
     if final.error is None:
@@ -54,7 +94,7 @@ def refusal(info: ErrorInfo) -> Exception:
     from_name = info.type.rpartition(".")[2]
     if from_name == "ServiceUnavailable":
         return ServiceUnavailable(info.message)
-    return services.remote_error(info)
+    return remote_error(info)
 
 
 @contextlib.contextmanager

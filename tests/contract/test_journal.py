@@ -128,7 +128,7 @@ def test_jobs_come_in_order_of_number(journal: Journal) -> None:
 
 
 def test_live_jobs_are_those_that_are_not_over(journal: Journal) -> None:
-    for number, state in enumerate(JobState, start=1):
+    for number, state in enumerate((state for state in JobState if state is not JobState.UNKNOWN), start=1):
         journal.commit(Batch(specs=[(number, spec(state.value))], lives=[(number, life(number, state))]))
 
     found = {stored.spec.uid for stored in journal.jobs(live_only=True)}

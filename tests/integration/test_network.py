@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import trun
+import trun.messages
 from tests.proxies import Relay
 from tests.sites import PATIENCE_S, Site, daemons
 from trun.adapters.keys import KeyPair, new_seed
@@ -93,3 +96,170 @@ def test_a_service_that_comes_back_with_another_key_is_a_hard_stop(start: Start,
         with pytest.raises(ServiceKeyChanged, match="does not hold the key"):
             job.result(PATIENCE_S)
     let_go(pipe, "")
+
+
+# -- silence ----------------------------------------------------------------------------------------------------------
+
+
+def until(holds: Callable[[], object]) -> None:
+    """Wait until something holds."""
+    tick = threading.Event()
+    end = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < end, "it never came to hold"
+        tick.wait(0.02)
+
+
+def known(site: Site, address: str) -> trun.Service:
+    """Return the owner's handle of a service, through a relay."""
+    service = trun.remote_service(address, expect=site.key)
+    service.trusted = True
+    return service
+
+
+def double(x: int) -> int:
+    return 2 * x
+
+
+@pytest.mark.parametrize("listen", ["tcp://127.0.0.1:0", ""])
+def test_a_job_of_a_silent_service_is_unknown_and_goes_on_when_it_is_heard(
+    start: Start, pipe: str, listen: str
+) -> None:
+    site = start("fans", listen=listen)
+    service = trun.remote_service("fans")
+    job = service.submit(pass_on, pipe, name="fit")
+    after = service.submit(len, job, when=job.iscompleted)
+    until(job.running)
+    assert service.silent_since is None
+    os.kill(site.pid, signal.SIGSTOP)
+    try:
+        until(lambda: job.state is trun.JobState.UNKNOWN)
+        assert job.state == "unknown"
+        assert job.last_state is trun.JobState.RUNNING
+        assert service.silent_since is not None
+        assert service.silent_since <= time.time()
+        assert not job.running()
+        assert not job.done()
+        assert not job.cancelled()
+        assert "unknown on fans" in repr(job)
+        assert "its last word: running" in repr(job)
+        assert after.state is trun.JobState.UNKNOWN
+        said = str(job.why())
+        assert "the service fans has not been heard for" in said
+        assert service.address in said
+        assert "its last word: running" in said
+        with pytest.raises(TimeoutError, match=r"not been heard.*last word: running"):
+            job.result(timeout=0.05)
+        assert job.iscompleted.value is trun.Value.WAIT
+        assert job.isfailed.value is trun.Value.WAIT
+    finally:
+        os.kill(site.pid, signal.SIGCONT)
+    until(job.running)
+    assert service.silent_since is None
+    let_go(pipe, "four")
+    assert after.result(PATIENCE_S) == 4
+    assert [entry.seq for entry in job.messages()] == list(range(1, len(job.messages()) + 1))
+
+
+def test_a_job_of_a_killed_daemon_is_unknown_until_the_next_one_answers(start: Start, pipe: str) -> None:
+    site = start("fans")
+    service = trun.remote_service("fans")
+    job = service.submit(pass_on, pipe)
+    until(job.running)
+    os.kill(site.pid, signal.SIGKILL)
+    until(lambda: job.state is trun.JobState.UNKNOWN)
+    late = service.submit(double, 2)
+    assert late.state is trun.JobState.UNKNOWN
+    assert "unknown" in repr(late)
+    assert "not been heard" in str(late.why())
+    site.start()
+    until(lambda: service.silent_since is None)
+    let_go(pipe, "four")
+    assert job.result(PATIENCE_S) == "four"
+    assert late.result(PATIENCE_S) == 4
+
+
+def count(number: int, pipe: str) -> int:
+    job = trun.current_job()
+    for each in range(number):
+        job.say("step", each)
+        if each == number // 2:
+            with open(pipe) as file:
+                file.read()
+    return number
+
+
+@pytest.mark.parametrize("how", ["refuse", "silence", "reset"])
+def test_streams_go_on_without_gap_or_double_when_the_network_does(start: Start, pipe: str, how: str) -> None:
+    site = start("fans")
+    with Relay(site.address) as relay:
+        service = known(site, relay.address)
+        seen: list[int] = []
+        job = service.submit(count, 40, pipe)
+        take = job.take
+
+        def watch(entry: trun.messages.Entry) -> None:
+            seen.append(entry.seq)
+            take(entry)
+
+        job.take = watch  # type: ignore[method-assign]
+        middle = job.said("step")
+        until(lambda: middle.value is trun.Value.TRUE)
+        relay.delay_s = 0.05
+        getattr(relay, how)()
+        if how == "reset":
+            until(lambda: relay.made > 1)
+        else:
+            until(lambda: job.state is trun.JobState.UNKNOWN)
+        let_go(pipe, "")
+        relay.heal()
+        assert job.result(PATIENCE_S) == 40
+        assert seen == sorted(set(seen))
+        assert seen[-1] - seen[0] == len(seen) - 1
+        assert len([entry for entry in job.messages() if getattr(entry.event, "name", "") == "step"]) == 40
+
+
+def test_a_question_that_a_cut_has_swallowed_is_asked_again(start: Start) -> None:
+    site = start("fans")
+    with Relay(site.address) as relay:
+        service = known(site, relay.address)
+        assert service.submit(double, 1).result(PATIENCE_S) == 2
+        relay.silence()
+        asked = service.begin_ask("summary")
+        until(lambda: service.silent_since is not None)
+        relay.refuse()
+        relay.heal()
+        assert asked.result(PATIENCE_S).data["counts"] == {"completed": 1}
+
+
+# -- parting ----------------------------------------------------------------------------------------------------------
+
+
+def test_closing_says_what_a_silent_service_has_not_acknowledged_and_does_not_wait(start: Start) -> None:
+    site = start("fans")
+    with Relay(site.address) as relay:
+        service = known(site, relay.address)
+        accepted = service.submit(double, 1, name="accepted")
+        assert accepted.result(PATIENCE_S) == 2
+        relay.silence()
+        until(lambda: service.silent_since is not None or not service.submit(double, 2, name="probe").done())
+        with pytest.raises(trun.ServiceUnavailable) as caught:
+            service.close()
+        assert "not acknowledged: probe" in str(caught.value)
+        assert "accepted" in str(caught.value)
+        assert service.closed
+    again = trun.remote_service("fans")
+    assert again.job(accepted.id).result(PATIENCE_S) == 2
+
+
+def test_closing_a_silent_service_that_has_acknowledged_everything_is_quiet(start: Start, pipe: str) -> None:
+    site = start("fans")
+    with Relay(site.address) as relay:
+        service = known(site, relay.address)
+        job = service.submit(pass_on, pipe)
+        assert job.id
+        relay.refuse()
+        until(lambda: service.silent_since is not None)
+        service.close()
+    let_go(pipe, "four")
+    assert trun.remote_service("fans").job(job.id).result(PATIENCE_S) == "four"

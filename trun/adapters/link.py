@@ -96,6 +96,8 @@ class Connection:
         self._first: deque[bytes] = deque()
         self._take: Callable[[list[AnyAnswer]], None] = lambda answers: None
         self._tell: Callable[[str], None] = lambda state: None
+        self._beat: Callable[[], None] | None = None
+        self._beat_s = self._next_beat = 0.0
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._wake: Wake | None = None
@@ -120,6 +122,10 @@ class Connection:
     def on_state(self, callback: Callable[[str], None]) -> None:
         """Call this in the link's thread with ``up`` (each time anew), ``down``, and ``refused`` (no handshake)."""
         self._tell = callback
+
+    def on_beat(self, callback: Callable[[], None], every_s: float) -> None:
+        """Call this in the link's thread every so many seconds while the connection stands and nothing comes."""
+        self._beat, self._beat_s = callback, every_s
 
     def send(self, messages: Sequence[AnyRequest]) -> None:
         """Send a batch, from any thread; returns at once.
@@ -197,6 +203,8 @@ class Connection:
         if deadline is not None and ((self._is_sent() and not busy) or time.monotonic() >= deadline):
             return False
         if not busy:
+            if self._beat is not None and self._up:
+                self._keep_time(self._beat)
             if self._in_a_row >= BURST and deadline is None:
                 time.sleep(NAP_S)
                 self._in_a_row = len(self._queue)
@@ -206,7 +214,9 @@ class Connection:
             if (self._up and not self._is_sent()) or self._deadline is not deadline:
                 self._asleep = False
                 return True
-            wait = IDLE_S if deadline is None else min(IDLE_S, max(0.0, deadline - time.monotonic()))
+            wait = self._beat_s or IDLE_S
+            if deadline is not None:
+                wait = min(wait, max(0.0, deadline - time.monotonic()))
             began = time.monotonic()
             if line.wait(self._wake.fd, wait):  # type: ignore[union-attr]
                 self._wake.clear()  # type: ignore[union-attr]
@@ -214,6 +224,15 @@ class Connection:
                 self._in_a_row = 0
             self._asleep = False
         return True
+
+    def _keep_time(self, beat: Callable[[], None]) -> None:
+        now = time.monotonic()
+        if now >= self._next_beat:
+            self._next_beat = now + self._beat_s
+            try:
+                beat()
+            except Exception:
+                _log.exception("the callback for a beat failed")
 
     def _is_sent(self) -> bool:
         return not self._queue and not self._first

@@ -24,6 +24,7 @@ LOOKS = {
     "queued": ("◔", "cyan"),
     "running": ("▶", "blue"),
     "lost": ("?", "magenta"),
+    "unknown": ("~", "magenta"),
     "completed": ("✓", "green"),
     "failed": ("✗", "red"),
     "aborted": ("■", "red"),

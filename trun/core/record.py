@@ -30,6 +30,8 @@ class JobState(str, enum.Enum):
     QUEUED = "queued"
     RUNNING = "running"
     LOST = "lost"
+    #: Of a handle only: the service cannot be heard. Whatever the job's state was last may have changed since.
+    UNKNOWN = "unknown"
     COMPLETED = "completed"
     FAILED = "failed"
     ABORTED = "aborted"
