@@ -7,7 +7,7 @@ import random
 import pytest
 
 from fuzzed_requests import draw_request
-from tests.unit.engine.test_gate import House, job
+from tests.unit.engine.gates import House, job
 from trun.messages import Entries, Hello, Said, Submit, Submitted
 
 FUZZER, BYSTANDER = b"fuzzer", b"bystander"
