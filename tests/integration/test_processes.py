@@ -229,6 +229,33 @@ def test_a_payload_cannot_spoil_the_worker_for_the_next(make: Callable[..., Rig]
     assert rig.log(uid) == "heard\n"
 
 
+def rearrange() -> None:
+    os.environ["TRUN_TEST_LEFT"] = "here"
+    os.environ["PATH"] = "/nowhere"
+    os.environ.pop("HOME", None)
+    os.environ = dict(os.environ)  # type: ignore[assignment]  # noqa: B003 - the fault
+    os.chdir("/")
+    for number in (signal.SIGUSR1, signal.SIGALRM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 1000)
+
+
+def look_around() -> tuple[Any, ...]:
+    child = subprocess.run(["/bin/sh", "-c", "echo $TRUN_TEST_LEFT-$PATH-$HOME"], capture_output=True, check=True)
+    handlers = [str(signal.getsignal(number)) for number in (signal.SIGUSR1, signal.SIGALRM, signal.SIGINT)]
+    return dict(os.environ), child.stdout, os.getcwd(), handlers, signal.getitimer(signal.ITIMER_REAL)
+
+
+def test_what_a_payload_changes_around_it_is_put_back(make: Callable[..., Rig]) -> None:
+    rig = make(1)
+    pid, before = rig.value(os.getpid), rig.value(look_around)
+
+    rig.run(rearrange)
+
+    assert rig.value(look_around) == before
+    assert rig.value(os.getpid) == pid
+
+
 def fork_and_return() -> tuple[str, list[int]]:
     codes = []
     for fail in (False, True):

@@ -21,7 +21,6 @@ import signal
 import socket
 import sys
 import types
-from _signal import getsignal  # type: ignore[import-not-found]  # that of ``signal`` costs a failed enum
 from collections import deque
 from pathlib import Path
 from typing import Any, NoReturn
@@ -45,6 +44,7 @@ from trun.executors.protocol import (
     tail_of,
     text_reader,
 )
+from trun.executors.surroundings import Surroundings
 from trun.messages import Aborted, Completed, Emitted, Failed, ResourcesLowered
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -108,6 +108,7 @@ class Worker:
         faulthandler.enable(file=2)
         self._term = self._on_term
         signal.signal(signal.SIGTERM, self._term)
+        self._surroundings = Surroundings()
 
     def serve(self) -> int:
         """Run orders until the connection ends or an attempt makes it necessary to go; return the exit code."""
@@ -132,8 +133,7 @@ class Worker:
         self._end_log(log_name(envelope.uid, envelope.run, envelope.attempt))
         if self._stdout is not sys.stdout or self._stderr is not sys.stderr:
             sys.stdout, sys.stderr = self._stdout, self._stderr
-        if getsignal(signal.SIGTERM) is not self._term:
-            signal.signal(signal.SIGTERM, self._term)
+        self._surroundings.restore()
         if leaving:
             self._write(encode(Leaving(reason=leaving)))
         self._write(encode(ended))
