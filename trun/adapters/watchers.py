@@ -55,6 +55,12 @@ class Watchers:
                 self._thread.start()
             self._changed.notify()
 
+    def wake(self) -> None:
+        """Let the descriptor be readable although nothing was seen; safe in a signal handler."""
+        if not self._closed:
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._write, b"x")
+
     def take(self) -> list[AtomMoved]:
         """Return what was seen since the last call."""
         if not self._moved:

@@ -89,6 +89,7 @@ class Driver:
         """Ask the loop to end after the present step (safe in a signal handler); ``kill`` ends running jobs too."""
         self._signalled = True
         self._leaves_jobs = self._leaves_jobs and not kill
+        self.watchers.wake()  # a signal alone does not end a wait
         with contextlib.suppress(OSError):  # a poll goes on after a signal
             os.write(self._stop_write, b"x")
 

@@ -133,3 +133,12 @@ def test_an_atom_that_is_refused_is_cancelled_with_the_reason() -> None:
     assert (moved.key, moved.value) == (atom.key, CANCELLED)
     assert isinstance(moved, AtomMoved)
     assert "private network (169.254.169.254)" in moved.reason
+
+
+def test_a_wait_can_be_ended_although_nothing_was_seen() -> None:
+    watchers = Watchers()
+    watchers.wake()
+    assert select.select([watchers.fd()], [], [], 30)[0]
+    assert watchers.take() == []
+    watchers.close()
+    watchers.wake()  # by a signal that comes late
