@@ -1,7 +1,8 @@
 """Starts daemons fast: a process that has everything imported and forks a node for each line that it reads.
 
 A kill loop would spend most of its time on imports otherwise. The forked node is the real one, from ``main`` on. Lines:
-JSON of the arguments; the answer is the pid. ``python tests/mother.py LOGFILE``.
+JSON of the arguments; the answer is the pid. ``python tests/mother.py LOGFILE``. A line may hold a ``fault`` too: where
+the node shall kill itself (see ``faulty``).
 
 Rule: no thread, no socket and no trun object exists here before the fork.
 """
@@ -15,6 +16,7 @@ import sys
 
 import nacl.bindings  # noqa: F401
 
+import faulty
 import services.node as node
 import trun.adapters.bulk
 import trun.adapters.clock
@@ -45,6 +47,8 @@ def main() -> None:
                 nothing = os.open(os.devnull, os.O_RDONLY)
                 for source, target in ((nothing, 0), (log, 1), (log, 2)):
                     os.dup2(source, target)
+                if fault := json.loads(line).get("fault"):
+                    faulty.arm(**fault)
                 code = node.main([*json.loads(line)["arguments"], "--ready-fd", str(ready)])
             finally:
                 os._exit(code)

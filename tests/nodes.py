@@ -31,6 +31,8 @@ class Daemon:
         self.workers = workers
         self.mark = f"TRUN_TEST_DAEMON={uuid.uuid4().hex}"
         self.process: subprocess.Popen[bytes] | None = None
+        #: What runs as the node; with ``faulty.program`` it is one that has faults.
+        self.program: tuple[str, ...] = ("-m", "trun.daemons.node")
 
     def _arguments(self) -> list[str]:
         return [
@@ -47,7 +49,7 @@ class Daemon:
         ours, theirs = os.pipe()
         with (self.folder / "node.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "trun.daemons.node", *self._arguments(), "--ready-fd", str(theirs)],
+                [sys.executable, *self.program, *self._arguments(), "--ready-fd", str(theirs)],
                 env=self._environment(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -134,19 +136,21 @@ class QuickDaemon(Daemon):
         root = Path(__file__).parent.parent
         self._mother = subprocess.Popen(
             [sys.executable, str(Path(__file__).parent / "mother.py"), str(folder / "node.log")],
-            env=self._environment({"PYTHONPATH": str(root)}),
+            env=self._environment({"PYTHONPATH": f"{root}:{root / 'tests'}"}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         self.pid = 0
+        #: Where the next life kills itself; see ``faulty.arm``.
+        self.fault: dict[str, Any] = {}
 
     def start(self, **environment: str) -> dict[str, Any]:
         """Fork the next life and wait until it is ready."""
         assert self._mother.stdin is not None
         assert self._mother.stdout is not None
         ready = os.open(self._ready, os.O_RDONLY | os.O_NONBLOCK)
-        line = json.dumps({"arguments": self._arguments(), "ready": str(self._ready)})
+        line = json.dumps({"arguments": self._arguments(), "ready": str(self._ready), "fault": self.fault})
         self._mother.stdin.write(line + "\n")
         self._mother.stdin.flush()
         self.pid = int(self._mother.stdout.readline())
