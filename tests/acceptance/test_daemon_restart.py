@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import faulty
 import trun
 from nodes import Daemon, await_
 from trun.messages import FINAL, Lost, Said, Started
@@ -242,3 +243,37 @@ def test_a_stop_with_nothing_running_leaves_nobody(daemon: Daemon, service: trun
     service.close()
     daemon.stop()
     daemon.await_nobody()
+
+
+@pytest.mark.parametrize("jump", [86_400, -86_400])
+def test_a_jump_of_the_wall_clock_ends_and_begins_nothing(
+    trun_folders: Path, tmp_path: Path, jump: int
+) -> None:
+    clock, gate = tmp_path / "clock", tmp_path / "gate"
+    clock.write_text("0")
+    daemon = Daemon(trun_folders / "state" / "d", trun_folders / "run")
+    daemon.program = faulty.program(clock=str(clock))
+    daemon.start()
+    service = trun.remote_service(daemon.address)
+    try:
+        running = trun.submit(recite, str(gate), timeout="1h", service=service)
+        far = trun.submit(len, "abc", when=trun.after("2h"), service=service)
+        soon = trun.submit(len, "abcd", when=trun.Atom().within("2h"), service=service)
+        await_(lambda: events(running, Said), "some progress")
+        clock.with_suffix(".new").write_text(str(jump))
+        clock.with_suffix(".new").replace(clock)
+
+        assert trun.submit(len, "ab", when=trun.after("0.1s"), service=service).result(60.0) == 2
+
+        assert (running.state, far.state, soon.state) == ("running", "waiting", "waiting")
+        gate.touch()
+        assert running.result(60.0)["fence"].endswith(":1")
+        for job in (far, soon):
+            job.cancel()
+            assert isinstance(job.exception(60.0), trun.JobCancelled)
+        end_all(daemon, service)
+    finally:
+        if not service.closed:
+            service.give_up(trun.ServiceUnavailable("the test is over"))
+            service.close()
+        daemon.clear()
