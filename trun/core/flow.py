@@ -269,6 +269,7 @@ class Flow:
         life.heard = 0
         life.until = 0.0
         life.progress, life.note = 0.0, ""
+        life.began, life.ran = book.now, 0.0
         if not life.started:
             life.started = book.now
         if spec.resources:
@@ -295,6 +296,7 @@ class Flow:
     def leave(self, record: JobRecord) -> None:
         """Take back what a running attempt had: resources, its place among those that want to go on."""
         life, uid = record.life, record.spec.uid
+        life.ran = max(0.0, self.book.now - life.began)
         if life.suspended:
             life.suspended = False
             self.queue.discard(uid)
@@ -354,6 +356,7 @@ class Flow:
         life = record.life
         self.leave(record)
         life.attempt -= 1
+        life.began = life.ran = 0.0
         stopping = life.stopping
         self.ready(record, "returned", TRUE)
         if stopping:

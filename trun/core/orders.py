@@ -171,7 +171,7 @@ def _reset(record: JobRecord) -> None:
     life.run += 1
     life.run_seq = life.seq + 1
     life.attempt = life.failures = life.emitted = life.heard = life.final_seq = life.fired = 0
-    life.started = life.ended = life.until = life.progress = life.reached = 0.0
+    life.started = life.ended = life.until = life.progress = life.reached = life.began = life.ran = 0.0
     life.values, life.lowered, life.witness = {}, {}, ()
     life.kind = life.reason = life.root = life.winner = life.note = life.stopping = ""
     life.error = None

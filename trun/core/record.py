@@ -106,6 +106,25 @@ class Life(msgspec.Struct, array_like=True, kw_only=True):
     lowered: dict[str, float] = {}
     #: Why the running attempt was told to stop; empty: it was not.
     stopping: str = ""
+    #: When the last attempt started, and for how many seconds it ran, once it is over.
+    began: float = 0.0
+    ran: float = 0.0
+
+    def waited_s(self, now: float) -> float:
+        """Return for how many seconds the job waited for its first start, or waits now for its next one."""
+        if self.started and not self.state.is_final and self.state not in (JobState.RUNNING, JobState.LOST):
+            return max(0.0, now - self.changed)
+        return max(0.0, (self.started or self.ended or now) - self.created)
+
+    def ran_s(self, now: float) -> float | None:
+        """Return for how many seconds the last attempt ran, or has run by now; None: none has started."""
+        if not self.started:
+            return None
+        if self.state is JobState.RUNNING or self.state is JobState.LOST:
+            return max(0.0, now - (self.began or self.started))
+        if self.began or not self.ended:
+            return self.ran if self.began else None
+        return max(0.0, self.ended - self.started)  # written by an earlier version
 
 
 class JobRecord:

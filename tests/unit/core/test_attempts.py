@@ -394,3 +394,33 @@ def test_a_start_counts_although_the_job_is_lost_later() -> None:
 
     assert service.state("b") in ("queued", "running")
     assert any(isinstance(event, Lost) for event in service.events("a"))
+
+
+def test_the_run_time_is_that_of_the_last_attempt() -> None:
+    service = Service()
+    service.job("a", retries=1, retry_delay=10.0)
+    service.wait(3)
+    assert (service.life("a").ran_s(service.now), service.life("a").waited_s(service.now)) == (None, 3.0)
+    service.run()
+    service.wait(2)
+    assert service.life("a").ran_s(service.now) == 2.0
+    service.fail("a")
+    service.wait(4)
+    assert (service.life("a").ran_s(service.now), service.life("a").waited_s(service.now)) == (2.0, 4.0)
+    service.wait(6)
+    service.run()
+    service.wait(5)
+    service.complete("a")
+    service.wait(100)
+
+    assert (service.life("a").ran_s(service.now), service.life("a").waited_s(service.now)) == (5.0, 3.0)
+
+
+def test_what_was_given_back_has_not_run() -> None:
+    service = Service()
+    service.job("a")
+    service.run()
+    service.send(Returned(uid="a", epoch=1))
+    service.wait(7)
+
+    assert service.life("a").ran_s(service.now) is None
