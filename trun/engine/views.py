@@ -267,7 +267,7 @@ def _place(record: JobRecord) -> tuple[float, int]:
 
 def _brief(record: JobRecord) -> dict[str, Any]:
     life = record.life
-    spent = life.ended - life.started if life.started and life.ended else None
+    spent = life.ran_s(life.ended) if life.ended else None
     return {"uid": record.spec.uid, "id": record.id, "seq": life.seq, "ran_s": spent}
 
 
