@@ -136,10 +136,12 @@ def measure_two(jobs: int, links: int) -> dict[str, float]:
     with daemon("one", "--listen", "tcp://127.0.0.1:0"), daemon("two", "--listen", "tcp://127.0.0.1:0"):
         services = [trun.remote_service(name) for name in ("one", "two")]
         wait([service.submit(same, 1) for service in services])
-        job = services[0].submit(time.sleep, 2.0)
+        first = job = services[0].submit(time.sleep, 3.0)  # until all others wait
         for number in range(1, links):
             job = services[number % 2].submit(nothing, when=job.iscompleted)
         assert job.id
+        assert not first.done()
+        first.result()
         began = time.perf_counter()
         job.result()
         found = {"chain_ms": (time.perf_counter() - began) / links * 1e3}
