@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import cache
 from hashlib import blake2b
 from typing import Any
 
@@ -267,8 +268,8 @@ class Gate:
                     return grant
         return None
 
-    def _may_show(self, grant: Grant, uid: str) -> bool:
-        roles = self._powers.roles(grant.user)
+    def _may_show(self, grant: Grant, uid: str, roles: frozenset[str] | None = None) -> bool:
+        roles = self._powers.roles(grant.user) if roles is None else roles
         return allows(roles, "read") or bool(roles and self._owns(grant.user, uid))
 
     def _owns(self, user: str, uid: str) -> bool:
@@ -435,8 +436,9 @@ class Gate:
         found = []
         clock = time.time()
         ends: dict[int, str] = {}  # of each token once: many streams may stand on one
+        roles_of = cache(self._powers.roles)  # each look is one at a file
         for key, peer in self._peers.items():
-            roles = self._powers.roles(peer.user)
+            roles = roles_of(peer.user)
             if peer.roles and self._powers.user(peer.key) != peer.user:
                 found.append((key, "", "your session has ended"))
                 roles = NOBODY
@@ -448,8 +450,8 @@ class Gate:
             for stream, grant in list(peer.streams.items()):
                 reason = ends.get(id(grant))
                 if reason is None:
-                    reason = ends[id(grant)] = self._end(grant, clock)
-                if reason or not self._may_show(grant, stream):
+                    reason = ends[id(grant)] = self._end(grant, clock, roles_of(grant.user))
+                if reason or not self._may_show(grant, stream, roles_of(grant.user)):
                     other = self._by_token(peer, "read", _resource(stream))
                     if other is not None:
                         peer.streams[stream] = other
@@ -458,10 +460,10 @@ class Gate:
                         found.append((key, stream, reason or "credential revoked"))
         return found
 
-    def _end(self, grant: Grant, clock: float) -> str:
+    def _end(self, grant: Grant, clock: float, roles: frozenset[str]) -> str:
         if grant.expires <= clock:
             return "credential expired"
-        if self._powers.is_revoked(grant.ids) or not self._powers.roles(grant.user):
+        if self._powers.is_revoked(grant.ids) or not roles:
             return "credential revoked"
         return ""
 
