@@ -91,6 +91,8 @@ class Gate:
         self._service = service
         self._peers: dict[bytes, Guest] = {}
         self._looked = 0.0
+        #: Roles, looked up once for all that a step hears, since all of that had come before it began.
+        self._roles: dict[str, frozenset[str]] = {}
         #: Requests that were refused.
         self.denied = 0
         self._quotas = quotas.Quotas()
@@ -131,8 +133,12 @@ class Gate:
         return admitted
 
     def cut_off(self, now: float, streams: Subscriptions, answers: Answers) -> None:
-        """Show no more to those whose right to see it has ended."""
+        """End a step before its commit: write the log, show no more to those whose right to see it has ended."""
         self._streams = streams
+        if self._roles:
+            self._roles.clear()
+            for handler in logging.getLogger().handlers:
+                handler.flush()
         while self._turned:
             streams.drop(self._turned.pop())  # what it was shown, it was shown as somebody else
         for peer, stream, reason in self.expired(now):
@@ -152,7 +158,8 @@ class Gate:
             if known is not None:
                 self._turned.append(peer)
             known = self._peers[peer] = Guest(peer, user, self._powers.name(user), key)
-        roles = self._powers.roles(user)
+        if (roles := self._roles.get(user)) is None:
+            roles = self._roles[user] = self._powers.roles(user)
         known.roles |= roles
         is_stranger = not roles and not known.grants
         if is_stranger and known.told > STRANGER_REQUESTS:
