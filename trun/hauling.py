@@ -68,6 +68,8 @@ def _where(service: Service, verb: str, **arguments: Any) -> tuple[str, str, str
 
 def reachable(service: Service, address: str) -> str:
     """Return the address of a bulk port; one that listens everywhere is where the service itself is."""
+    if service.tunnel is not None:
+        return service.reach(address)
     host, colon, port = address.removeprefix("tls://").rpartition(":")
     if host in ("0.0.0.0", "[::]", "::"):
         host = service.address.partition("://")[2].rpartition(":")[0]

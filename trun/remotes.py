@@ -12,8 +12,9 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
+import logging
 import os
-import subprocess
+import sys
 import threading
 import time
 import urllib.parse
@@ -21,19 +22,19 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trun.adapters import folders
 from trun.errors import BadOption, NotAuthorised, ServiceUnavailable, TrunError
 from trun.messages import Answer, AnyAnswer, Ask
 from trun.service import Service
-from trun.silence import BEAT_S
+from trun.silence import BEAT_S, PATIENCE_S
 
 if TYPE_CHECKING:
     from trun.adapters.known import Known
 
-#: Seconds that a service may take to greet us, that a tunnel may take, and that a web page may take.
+#: Seconds that a service may take to greet us, and that a web page may take.
 GREET_S = 10.0
-TUNNEL_S = 30.0
 WEB_S = 20.0
+#: Seconds that a silent service is waited for where the script ends by an error or Ctrl-C.
+HURRY_S = 1.0
 
 
 def remote_service(name: str, expect: str | None = None) -> Service:
@@ -81,6 +82,7 @@ def _known(name: str, expect: str | None) -> Service:
         return connect(known.address, name=known.name, key=known.key, trusted=known.trusted)
     opened = remote_service(known.address, known.key or None)
     opened.name = known.name
+    opened.trusted = opened.trusted or known.trusted
     return opened
 
 
@@ -91,8 +93,8 @@ def _own(address: str, expect: str | None) -> Service:
     made = connect(address, name=path.stem)
     found = made.welcome.key if made.welcome is not None else ""
     if expect and found != expect:
-        made.close()
-        raise NotAuthorised(f"the service at {address} has the key {found or 'none'}, and {expect} was expected.")
+        made.leave_quietly()
+        raise _not_expected(made.name, address, expect, found)
     if made.welcome is not None:
         made.name = made.welcome.name
     return made
@@ -137,57 +139,34 @@ def _web(address: str, expect: str | None) -> Service:
 
 def _ssh(address: str, expect: str | None) -> Service:
     """Ask the other machine where the service listens, and forward its socket with the user's own ssh."""
-    parts = urllib.parse.urlsplit(address)
-    host, wanted = parts.netloc, parts.path.strip("/")
-    if not host or host.startswith("-") or wanted.startswith("-"):
-        raise BadOption(f"{address!r} is no ssh://[user@]host[/NAME].")
-    where, _, port = host.partition(":")
-    ssh = [os.environ.get("TRUN_SSH", "ssh"), "-o", "BatchMode=yes", *(["-p", port] if port else []), where]
-    asked = subprocess.run(
-        [*ssh, f"trun service status {wanted} --json"],
-        capture_output=True,
-        text=True,
-        timeout=TUNNEL_S,
-        check=False,
-    )
+    from trun.tunnels import Tunnel
+
+    tunnel = Tunnel(address)
+    facts = tunnel.status()
+    there, key = str(facts.get("socket") or facts["address"]), str(facts.get("key") or "")
+    if expect and key != expect:
+        raise _not_expected(tunnel.name, address, expect, key)
     try:
-        facts = json.loads(asked.stdout)
-        there = str(facts["address"])
-    except (ValueError, LookupError, TypeError):
-        words = asked.stderr.strip().splitlines()[-1:] or ["no answer"]
-        raise ServiceUnavailable(f"{address}: {words[0]}; is trun installed there, and the service started?") from None
-    here = folders.runtime_folder() / f"ssh-{os.getpid()}-{abs(hash((where, there))) % 10**8}.sock"
-    folders.check_socket_path(str(here))
-    with contextlib.suppress(FileNotFoundError):
-        here.unlink()
-    forward = f"{here}:{there.removeprefix('ipc://')}"
-    tunnel = subprocess.Popen(
-        [*ssh[:-1], "-o", "ExitOnForwardFailure=yes", "-o", "ServerAliveInterval=5", "-N", "-L", forward, where],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    deadline = time.monotonic() + TUNNEL_S
-    while not here.exists():
-        if tunnel.poll() is not None or time.monotonic() > deadline:
-            tunnel.kill()
-            words = (tunnel.communicate()[1] or b"").decode(errors="replace").strip().splitlines()[-1:]
-            raise ServiceUnavailable(f"{address}: the tunnel did not open. {' '.join(words)}")
-        time.sleep(0.02)
-    made = _own(f"ipc://{here}", expect)
-    made.name = wanted or host
-    made.trusted = made.near = False
-    ended = made.on_close
-
-    def close() -> None:
-        ended()
-        tunnel.terminate()
-        tunnel.communicate()
-        with contextlib.suppress(FileNotFoundError):
-            here.unlink()
-
-    made.on_close = close
+        here = tunnel.open(there)
+        # Through its owner's socket nobody asks for keys: ssh has said who we are, and which machine it is.
+        made = connect(here, name=tunnel.name, key="" if there.startswith("ipc://") else key, trusted=False)
+        if expect and made.wait_ready().key != expect:
+            made.leave_quietly()
+            raise _not_expected(tunnel.name, address, expect, made.wait_ready().key)
+    except BaseException:
+        tunnel.close()
+        raise
+    made.near = made.trusted = False
+    made.address, made.reach = address, tunnel.reach
+    made.on_close = tunnel.close
+    made.tunnel = tunnel
     return made
+
+
+def _not_expected(name: str, address: str, expect: str, found: str) -> Exception:
+    from trun.adapters.known import Known, key_changed
+
+    return key_changed(Known(name=name, address=address, key=expect), found)
 
 
 def connect(address: str, *, name: str, key: str = "", trusted: bool = True) -> Service:
@@ -232,13 +211,44 @@ _opened: list[Service] = []
 
 
 def _at_exit() -> None:
-    for made in _opened:
-        if not made.closed and made._pid == os.getpid() and made.gone is None:
-            with contextlib.suppress(TrunError):
-                if made._unacknowledged or made._answers:
-                    made.close(timeout=GREET_S)
-                else:
-                    made.leave_quietly()
+    """Wait for what was not acknowledged, as long as its service is heard, and say what was lost; exit with 4 then."""
+    mine = [made for made in _opened if not made.closed and made._pid == os.getpid()]
+    error = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
+    end = time.monotonic() + (HURRY_S if error is not None else PATIENCE_S)
+    is_lost = is_late = False
+    for made in mine:
+        if made.gone is not None:
+            if made.lost:
+                _say(str(made.gone))
+            continue
+        try:
+            if made.waits_for_word:
+                made.await_acknowledgement(None, max(0.0, end - time.monotonic()))
+        except TrunError as late:
+            is_lost = True
+            _say(str(late))
+        except KeyboardInterrupt:
+            is_late, end = True, 0.0
+            _say(f"interrupted; {made.unacknowledged_text()}")
+        made.leave_quietly()
+    if is_late:
+        _leave(130)
+    elif is_lost and error is None:
+        _leave(4)
+
+
+def _leave(code: int) -> None:
+    """End with this exit code: nothing that is raised here would change it."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    logging.shutdown()
+    os._exit(code)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        print(f"trun: {text}", file=sys.stderr, flush=True)
 
 
 def knock(known: Known, *, name: str, reason: str) -> None:

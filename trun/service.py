@@ -370,6 +370,7 @@ class Service(Hearing):
         try:
             answer = future.result(timeout)
         except TimeoutError:
+            self.drop(future)
             who = f"{self.silence_text}, and" if self.silence_text else f"service {self.name} at {self.address}"
             raise ServiceUnavailable(f"{who} did not answer within {timeout:g} s.") from None
         if answer.error is not None:

@@ -12,6 +12,7 @@ runs; whoever wakes from a sleep asks before it judges.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Any
 
@@ -76,11 +77,16 @@ class Hearing(Front):
     address: str
     welcome: Welcome | None
     _answers: dict[str, Future[Any]]
+    _asked: dict[str, Ask]
     _unacknowledged: dict[str, JobSpec]
     _gone: Exception | None
 
     def __init__(self) -> None:
         self.silence = Silence()
+        #: Where an address of its machine can be reached here, if that is elsewhere (through a tunnel).
+        self.reach: Callable[[str], str] = lambda address: address
+        #: The tunnel that leads there, if one does.
+        self.tunnel: Any = None
 
     def begin_ask(self, verb: str, /, **arguments: Any) -> Future[Any]:
         """Ask a reading verb and do not wait."""
@@ -130,7 +136,10 @@ class Hearing(Front):
             if wait([asked], max(0.0, left)).done:
                 return True
             if left <= 0:
+                self.drop(asked)
                 raise ServiceUnavailable(f"service {self.name} at {self.address} did not answer within {timeout:g} s.")
+        if not asked.done():
+            self.drop(asked)
         return asked.done()
 
     def await_acknowledgement(self, timeout: float | None, patience: float = PATIENCE_S) -> None:
@@ -141,7 +150,7 @@ class Hearing(Front):
         ServiceUnavailable
             Something was not acknowledged; the text says what.
         """
-        if self.silence.since and not self._waits_for_word():
+        if self.silence.since and not self.waits_for_word:
             return
         asked = self.begin_ask("ping")
         began = time.monotonic()
@@ -149,19 +158,25 @@ class Hearing(Front):
             spent = time.monotonic() - began
             limit = patience if self.silence.since or not self.silence.heard_at else timeout
             if limit is not None and spent >= limit:
-                for token in [token for token, each in list(self._answers.items()) if each is asked]:
-                    self._answers.pop(token, None)
-                if self._waits_for_word() or not self.silence.since:
-                    raise ServiceUnavailable(self.unacknowledged_text(spent))
+                self.drop(asked)
+                if self.waits_for_word or not self.silence.since:
+                    raise ServiceUnavailable(self.unacknowledged_text())
                 return
 
-    def _waits_for_word(self) -> bool:
+    @property
+    def waits_for_word(self) -> bool:
+        """Whether something that was sent was not acknowledged or answered yet."""
         return bool(self._unacknowledged or self._answers)
 
-    def unacknowledged_text(self, waited: float) -> str:
+    def drop(self, asked: Future[Any]) -> None:
+        """Nobody waits for this answer any more."""
+        for token in [token for token, each in list(self._answers.items()) if each is asked]:
+            self._answers.pop(token, None)
+            self._asked.pop(token, None)
+
+    def unacknowledged_text(self) -> str:
         """Say what is not known to be accepted, and what can be done."""
-        silence = self.silence_text
-        lead = silence or f"the service {self.name} ({self.address}) did not acknowledge all within {waited:g} s"
+        lead = self.silence_text or f"the service {self.name} ({self.address}) has not acknowledged everything"
         jobs = [spec.name for spec in list(self._unacknowledged.values())]
         if not jobs:
             return f"{lead}; {_number(len(self._answers), 'request')} to it may not have been carried out."

@@ -333,6 +333,7 @@ def _status(words: Sequence[str]) -> int:
             "name": name,
             "state": "ready",
             "address": (welcome.addresses[1:] or (made.address,))[0],
+            "socket": next((one for one in welcome.addresses if one.startswith("ipc://")), ""),
             "key": welcome.key,
             "fingerprint": known.fingerprint,
             "pid": welcome.pid,
