@@ -27,7 +27,7 @@ from trun.listening import remote_error
 from trun.messages import Answer, Answered, Blob, ErrorInfo, JobSpec, Origin, Present, Relay, Unheard, Unneeded
 from trun.relaying import Relayed
 from trun.service import Service
-from trun.silence import BEAT_S
+from trun.silence import BEAT_S, seconds
 
 _log = logging.getLogger(__name__)
 
@@ -189,7 +189,7 @@ class Correspondence:
                 threading.Thread(target=_close, args=(known.service,), name="trun-goodbye", daemon=True).start()
 
     def _open(self, origin: Origin, owner: str) -> Correspondent:
-        service = Service(name=origin.service_key, address=origin.address, detach=True)
+        service = Service(name=(origin.name or origin.service_key)[:64], address=origin.address, detach=True)
         service.near = not origin.key
         service.tokens = (origin.token,) if origin.token else ()
         known = Correspondent(origin.service_key, service, owner)
@@ -250,6 +250,20 @@ class Correspondence:
                 known.service.post(Unneeded(uids=(uid,), reason=reason))
                 return True
         return False
+
+    def silences(self, spec: JobSpec) -> list[str]:
+        """Say which services that a job of ours waits for are not heard."""
+        found = []
+        for origin in spec.origins:
+            known = self._all.get((origin.address, origin.key, spec.owner))
+            if known is None or all(heard.is_over for heard in known.streams.values()):
+                continue
+            if known.service.silence_text:
+                found.append(known.service.silence_text)
+            elif known.service.welcome is None and time.monotonic() - known.began > BOUNCE_S:
+                passed = seconds(time.monotonic() - known.began)
+                found.append(f"the service {known.service.name} has not been heard for {passed} ({origin.address})")
+        return [f"{text}: what it says of its jobs stays undecided until then" for text in dict.fromkeys(found)]
 
     def _origin_of(self, spec: JobSpec | None, service: str) -> Origin | None:
         for origin in spec.origins if spec is not None else ():

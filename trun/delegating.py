@@ -43,7 +43,7 @@ def delegate(streams: Iterable[str], *, origin: Service, target: Service, job: s
         return []
     wanted = sorted(streams)
     if origin.near and target.near:
-        return [Origin(here.service_key, origin.address, "", "", tuple(wanted))]
+        return [Origin(here.service_key, origin.address, "", "", tuple(wanted), here.name)]
     address = next((one for one in (origin.address, *here.addresses) if one.startswith("tcp://")), "")
     if not here.key or not address:
         return []
@@ -56,7 +56,7 @@ def delegate(streams: Iterable[str], *, origin: Service, target: Service, job: s
         except TrunError as error:
             _log.info("nothing can be lent service=%s reason=%s", origin.name, error)
             return []
-        made.append(Origin(here.service_key, address, here.key, token, tuple(some)))
+        made.append(Origin(here.service_key, address, here.key, token, tuple(some), here.name))
     return made
 
 

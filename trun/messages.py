@@ -625,6 +625,8 @@ class Origin(msgspec.Struct, frozen=True, array_like=True):
     key: str = ""
     token: str = ""
     streams: tuple[str, ...] = ()
+    #: What it calls itself.
+    name: str = ""
 
 
 class Need(msgspec.Struct, frozen=True, array_like=True):
@@ -635,6 +637,8 @@ class Need(msgspec.Struct, frozen=True, array_like=True):
     wanted: str = ""
     #: Folder of its metadata at the client: a service that sees the same folder has the same version.
     where: str = ""
+    #: Under which circumstances (``python_version < "3.12"``); the service says whether they are given there.
+    marker: str = ""
 
 
 class Package(msgspec.Struct, frozen=True, array_like=True):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +16,7 @@ import pytest
 import trun
 import trun.messages
 from tests.proxies import Relay
-from tests.sites import PATIENCE_S, Site, daemons
+from tests.sites import PATIENCE_S, Site, command, daemons
 from trun.adapters.keys import KeyPair, new_seed
 from trun.adapters.probe import probe
 from trun.errors import ServiceKeyChanged
@@ -263,3 +265,84 @@ def test_closing_a_silent_service_that_has_acknowledged_everything_is_quiet(star
         service.close()
     let_go(pipe, "four")
     assert trun.remote_service("fans").job(job.id).result(PATIENCE_S) == "four"
+
+
+SCRIPT = """
+import sys, threading, trun
+service = trun.remote_service(sys.argv[1], expect=sys.argv[2])
+accepted = service.submit(len, "four", name="accepted")
+print(accepted.id, flush=True)
+sys.stdin.readline()
+while service.silent_since is None:
+    late = service.submit(len, "late", name="late")
+    threading.Event().wait(0.2)
+print("silent", flush=True)
+{end}
+"""
+
+
+def run_script(end: str, address: str, key: str) -> subprocess.Popen[str]:
+    """Start a script that submits, and submits again until its service is silent."""
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT.format(end=end), address, key],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "said"),
+    [("", 4, "not acknowledged: late"), ("raise ValueError('mine')", 1, "mine"), ("late.result()", -2, "Interrupt")],
+)
+def test_a_script_whose_service_has_vanished_ends_soon_and_says_what_is_lost(
+    start: Start, end: str, code: int, said: str
+) -> None:
+    site = start("fans")
+    with Relay(site.address) as relay:
+        script = run_script(end, relay.address, site.key)
+        with script:
+            assert script.stdin is not None
+            assert script.stdout is not None
+            job_id = script.stdout.readline().strip()
+            relay.silence()
+            script.stdin.write("go\n")
+            script.stdin.flush()
+            assert script.stdout.readline() == "silent\n"
+            if code == -2:
+                script.send_signal(signal.SIGINT)
+            _, errors = script.communicate(timeout=PATIENCE_S)
+        assert script.returncode == code, errors
+        assert said in errors
+        assert "not acknowledged" in errors
+        assert "has not been heard for" in errors
+    assert trun.remote_service("fans").job(job_id).result(PATIENCE_S) == 4
+
+
+# -- a service that another one waits for -----------------------------------------------------------------------------
+
+
+def test_a_job_that_waits_for_a_silent_service_says_so_and_waits_on(start: Start, pipe: str) -> None:
+    one = start("alpha")
+    start("beta")
+    alpha, beta = trun.remote_service("alpha"), trun.remote_service("beta")
+    reduced = alpha.submit(pass_on, pipe, name="reduce")
+    fit = beta.submit(len, reduced, when=reduced.iscompleted, name="fit")
+    either = beta.submit(double, 2, when=reduced.iscompleted | reduced.isfailed)
+    until(reduced.running)
+    until(lambda: fit.state is trun.JobState.WAITING)
+    os.kill(one.pid, signal.SIGSTOP)
+    try:
+        until(lambda: "the service alpha has not been heard for" in str(fit.why()))
+        assert one.address in str(fit.why())
+        assert "alpha" in command("ps", "--service", "beta").stdout
+        assert "has not been heard for" in command("why", f"beta/{fit.id}").stdout
+        assert fit.state is trun.JobState.WAITING
+        assert either.state is trun.JobState.WAITING
+    finally:
+        os.kill(one.pid, signal.SIGCONT)
+    until(lambda: "has not been heard" not in str(fit.why()))
+    let_go(pipe, "four")
+    assert fit.result(PATIENCE_S) == 4
+    assert either.result(PATIENCE_S) == 4

@@ -173,7 +173,7 @@ class Gate:
             if not is_stranger or known.told <= STRANGER_ANSWERS or not known.told & (known.told - 1):
                 self._log(known, message, "denied")  # of many alike the 8th, the 16th, ...
             raise Refusal(None) if is_stranger and known.told > STRANGER_ANSWERS else refusal from None
-        if not isinstance(message, _QUIET):
+        if not isinstance(message, _QUIET) and getattr(message, "verb", "") != "ping":
             self._log(known, message, "allowed")
         return found
 

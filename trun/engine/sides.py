@@ -45,6 +45,10 @@ class Mail(Protocol):
         """Tell another service that its job lost a race of ours; False where we do not speak to it."""
         ...
 
+    def silences(self, spec: JobSpec) -> list[str]:
+        """Say which services that a job of ours waits for are not heard."""
+        ...
+
     def take(self) -> Sequence[Relay | Unheard | Answered]:
         """Return what has come."""
         ...

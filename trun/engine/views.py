@@ -96,7 +96,7 @@ def facts(engine: Engine, record: JobRecord, *, reason: bool = True) -> dict[str
         "seq": life.seq,
         "state": life.state.value,
         "final": life.state.is_final,
-        "reason": why or (engine.machine.reason(spec.uid, now) if reason else ""),
+        "reason": why or (_reason(engine, record, now) if reason else ""),
         "run": life.run,
         "attempts": life.attempt,
         "progress": life.progress,
@@ -113,6 +113,7 @@ def facts(engine: Engine, record: JobRecord, *, reason: bool = True) -> dict[str
         "error": error_line(life.error) if life.error is not None else "",
         "root": life.root,
         "group": spec.group,
+        "packages": engine.payloads.packages.taken(record),
     }
 
 
@@ -187,11 +188,23 @@ def why(engine: Engine, arguments: dict[str, Any]) -> Any:
     """Explain one job: the tree of its condition, what blocks it, then resources and queue."""
     record = find(engine, arguments["job"])
     explanation = engine.machine.explain(record.spec.uid, engine.clock.now())
+    explanation.extra += _silences(engine, record)
     data = explanation.to_dict()
     for row in data["tree"]:
         if "key" in row:
             (row["key"],) = plain_keys((row["key"],), record.spec.owner)
     return {**data, "text": str(explanation), "job": facts(engine, record)}
+
+
+def _reason(engine: Engine, record: JobRecord, now: float) -> str:
+    return "; ".join([engine.machine.reason(record.spec.uid, now), *_silences(engine, record)])
+
+
+def _silences(engine: Engine, record: JobRecord) -> list[str]:
+    """Say which other services, that the job waits for, are not heard."""
+    if engine.mail is None or not record.spec.origins or record.life.state is not JobState.WAITING:
+        return []
+    return engine.mail.silences(record.spec)
 
 
 def downstream(engine: Engine, arguments: dict[str, Any]) -> Any:
