@@ -30,13 +30,16 @@ class LineFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        text = record.message
-        if not text.isprintable():
-            text = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
-        if len(text) > LONGEST:
-            text = f"{text[:LONGEST]}... ({len(text) - LONGEST} more characters)"
-        record.message = text
+        record.message = _in_one_line(record.message)
         return super().formatMessage(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, and what follows it of an error."""
+        if record.exc_info or record.exc_text or record.stack_info or self._fmt is None:
+            return super().format(record)
+        record.message = _in_one_line(record.getMessage())
+        record.asctime = self.formatTime(record)
+        return self._fmt % record.__dict__
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         """Return the time of a record; the second is written once for all that came in it."""
@@ -45,6 +48,14 @@ class LineFormatter(logging.Formatter):
             self._text = time.strftime(self.default_time_format, self.converter(second))
             self._second = second
         return f"{self._text},{int(record.msecs):03d}"
+
+
+def _in_one_line(text: str) -> str:
+    if not text.isprintable():
+        text = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    if len(text) > LONGEST:
+        text = f"{text[:LONGEST]}... ({len(text) - LONGEST} more characters)"
+    return text
 
 
 class LineHandler(logging.StreamHandler[TextIO]):

@@ -83,6 +83,22 @@ def test_a_reader_that_has_gone_ends_nothing(handler: LineHandler) -> None:
     handler.flush()
 
 
+def test_an_error_follows_its_line(handler: LineHandler) -> None:
+    try:
+        raise ValueError("wrong")
+    except ValueError as error:
+        found = record("trun.engine", "no\nluck")
+        found.exc_info = (ValueError, error, error.__traceback__)
+    handler.emit(found)
+
+    lines = text(handler).splitlines()
+    assert (lines[0], lines[1], lines[-1]) == (
+        "trun.engine no\\nluck",
+        "Traceback (most recent call last):",
+        "ValueError: wrong",
+    )
+
+
 def test_each_line_has_its_own_time() -> None:
     ours, theirs = LineFormatter("%(asctime)s"), logging.Formatter("%(asctime)s")
     now = float(int(time.time()))
