@@ -101,6 +101,12 @@ class BlobFolder:
                 return memoryview(bytearray())
             return memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY))
 
+    def put_away(self, blob: Blob) -> None:
+        """Let the system use the memory in which it keeps a blob that nobody will read soon; the file stays."""
+        if hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(OSError), self.file(blob.name).open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
     def remove(self, name: str) -> None:
         """Remove a blob; one that is gone already is as good."""
         self.file(name).unlink(missing_ok=True)

@@ -25,7 +25,7 @@ from trun.errors import MemoryExceeded
 from trun.executors.context import Channel, CurrentJob, Place, set_current_job
 from trun.executors.endings import size_text
 from trun.executors.protocol import Envelope
-from trun.messages import Aborted, Completed, Ended, ErrorInfo, Failed
+from trun.messages import Aborted, Blob, Completed, Ended, ErrorInfo, Failed
 
 #: Frames of ours at the top of a payload's traceback.
 _OUR_FRAMES = 1
@@ -78,6 +78,10 @@ class Launcher:
             self.inside = False
             self.job.end()
             set_current_job(None)
+        if type(outcome) is Completed:  # it is not run again
+            for part in (envelope.arguments.blob, *envelope.arguments.buffers):
+                if type(part) is Blob:
+                    self._blobs.put_away(part)
         return Ended(uid=envelope.uid, epoch=envelope.epoch, outcome=outcome)
 
     def _outcome(self, envelope: Envelope, began: float) -> Completed | Failed | Aborted:

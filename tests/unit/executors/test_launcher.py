@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import queue
 import sys
 import threading
@@ -14,12 +15,24 @@ from typing import Any
 import pytest
 
 from trun.adapters import pickles
+from trun.adapters.blobs import BlobFolder
 from trun.errors import BadOption, UnknownName
 from trun.executors import context
 from trun.executors.context import CurrentJob, Place, current_job
 from trun.executors.launcher import Launcher
 from trun.executors.protocol import Envelope, Tell
-from trun.messages import Completed, Emitted, Ended, Failed, Improved, Progress, Replied, ResourcesLowered, Said
+from trun.messages import (
+    Completed,
+    Emitted,
+    Ended,
+    Failed,
+    Improved,
+    Payload,
+    Progress,
+    Replied,
+    ResourcesLowered,
+    Said,
+)
 
 
 class Channel:
@@ -90,6 +103,13 @@ def value_of(ended: Ended) -> Any:
     assert isinstance(ended.outcome, Completed), ended
     assert ended.outcome.result is not None
     return pickles.load_result(ended.outcome.result)
+
+
+def test_a_large_argument_can_be_read_again_by_the_next_attempt(launcher: Launcher, tmp_path: Path) -> None:
+    blob = BlobFolder(tmp_path / "blobs").write([pickle.dumps(((b"x" * 100_000,), {}))])
+
+    for _ in range(2):
+        assert value_of(launcher.launch(envelope(len, arguments=Payload(None, blob)))) == 100_000
 
 
 def test_a_payload_runs_where_its_client_stands(launcher: Launcher, tmp_path: Path) -> None:

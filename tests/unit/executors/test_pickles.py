@@ -421,6 +421,17 @@ def test_a_blob_lives_on_where_it_is_mapped_and_is_never_changed_by_its_readers(
     assert list(folder.path.iterdir()) == []
 
 
+def test_a_blob_that_was_put_away_is_there_still(tmp_path: Path) -> None:
+    folder = BlobFolder(tmp_path)
+    blob = folder.write([b"x" * 100_000])
+    view = folder.open(blob)
+
+    folder.put_away(blob)
+    assert bytes(view) == bytes(folder.open(blob)) == b"x" * 100_000
+    folder.remove(blob.name)
+    folder.put_away(blob)
+
+
 def test_an_empty_blob_is_a_blob(tmp_path: Path) -> None:
     folder = BlobFolder(tmp_path)
 
