@@ -149,6 +149,8 @@ def _has_backend(project: Path) -> bool:
     wanted = found.get("build-system", {}).get("requires", ["setuptools"])
     for text in wanted:
         need = versions.requirement(str(text))
+        if need is not None and not versions.applies(need.marker):
+            continue
         have = versions.installed(need.distribution) if need is not None else ""
         if need is None or not have or not versions.meets(have, need.wanted):
             return False

@@ -90,6 +90,7 @@ def provide(folder: Path, wanted: tuple[str, ...], *, environment: Mapping[str, 
                 raise
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
+    os.utime(folder)  # it is used
     return versions_in(folder)
 
 

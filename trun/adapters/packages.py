@@ -23,16 +23,18 @@ import sysconfig
 import time
 import unicodedata
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from email.parser import Parser
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from trun.core.units import memory_bytes
 from trun.errors import PackageRefused
 
 #: Bytes of a wheel, files in it, bytes of all of them, and how many times more than in the wheel.
 WHEEL_BYTES, FILES, UNPACKED_BYTES, RATIO = 512 << 20, 20_000, 2 << 30, 100
+QUOTA, DEFAULT_QUOTA = "TRUN_INSTALL__QUOTA", "4GiB"
 #: Below this size the ratio does not matter.
 SMALL_BYTES = 16 << 20
 #: Seconds after which a folder that was not finished is a remnant.
@@ -72,13 +74,20 @@ class Contents:
         }
 
 
+def quota_of(settings: Mapping[str, str]) -> int:
+    """Return how many bytes the packages of one user may have (``[install] quota``)."""
+    return memory_bytes(settings.get(QUOTA, DEFAULT_QUOTA), f"[install] quota ({QUOTA})")
+
+
 def digest_of(wheel: bytes | memoryview) -> str:
     """Return the SHA-256 of a wheel in hexadecimal."""
     return hashlib.sha256(wheel).hexdigest()
 
 
-def unpack(wheel: bytes | memoryview, target: Path) -> Contents:
+def unpack(wheel: bytes | memoryview, target: Path, *, quota: int = UNPACKED_BYTES * 1000) -> Contents:
     """Unpack a wheel into the folder ``target``, which must not be there yet; all of it or nothing.
+
+    ``quota`` is how many bytes all that lies beside the target may have together with it.
 
     Raises
     ------
@@ -90,10 +99,11 @@ def unpack(wheel: bytes | memoryview, target: Path) -> Contents:
         found = contents(archive, members)
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         sweep(target.parent)
+        room = _room(target.parent, quota, members, found)
         fresh = target.parent / f".{secrets.token_hex(8)}.new"
         fresh.mkdir(mode=0o700)
         try:
-            _write_all(archive, members, fresh, len(wheel))
+            _write_all(archive, members, fresh, min(room, max(SMALL_BYTES, len(wheel) * RATIO)))
             os.rename(fresh, target)
         except zipfile.BadZipFile as error:
             raise PackageRefused(f"the wheel is damaged: {error}") from error
@@ -321,8 +331,20 @@ def _all(tree: ast.Module) -> set[str] | None:
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
-def _write_all(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], folder: Path, size: int) -> None:
-    left = min(UNPACKED_BYTES, max(SMALL_BYTES, size * RATIO))
+def _room(folder: Path, quota: int, members: dict[str, zipfile.ZipInfo], found: Contents) -> int:
+    """Return how many bytes may still come into a user's folder; refuse what says itself that it is more."""
+    used = sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+    if used + sum(member.file_size for member in members.values()) > quota:
+        raise PackageRefused(
+            f"{found.distribution} {found.version} does not fit: your packages on this service have {used >> 20} MiB "
+            f"of {quota >> 20} ([install] quota). Versions that no job needs any more are removed after a while; ask "
+            "the operator for more, or leave data out of the package."
+        )
+    return quota - used
+
+
+def _write_all(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], folder: Path, most: int) -> None:
+    left = min(UNPACKED_BYTES, most)
     made = {folder}
     for path, member in members.items():
         place = folder / path

@@ -2,18 +2,25 @@
 
 Reads the metadata of installed distributions and compares versions; imports none of them. Of a requirement the
 comparisons with released versions are understood (``==``, ``!=``, ``<``, ``<=``, ``>``, ``>=``, ``~=``, ``===``, also
-``==1.2.*``); what has a marker or is written in another way counts as met, since pip itself would know better.
+``==1.2.*``); what is written in another way counts as met, since pip itself would know better. Markers
+(``; python_version < "3.12"``) are understood by ``packaging``, where it is installed or pip brings it; elsewhere what
+has one counts as not needed.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from trun.errors import BadOption
 from trun.messages import Need
+
+#: Characters of a marker, at most.
+MARKER = 500
 
 _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*\(?([^;()@]*)\)?\s*(;.*|@.*)?$")
 _CLAUSE = re.compile(r"\s*(===|==|!=|<=|>=|~=|<|>)\s*([^\s,]+)\s*$")
@@ -27,11 +34,44 @@ def same_name(name: str) -> str:
 
 
 def requirement(text: str) -> Need | None:
-    """Return what a ``Requires-Dist`` line wants; None where it depends on circumstances."""
+    """Return what a ``Requires-Dist`` line wants; None where it names a place, or cannot be read."""
     found = _REQUIREMENT.match(text)
-    if found is None or found[3]:
+    rest = (found[3] or "").strip() if found is not None else ""
+    if found is None or rest.startswith("@") or len(rest) > MARKER:
         return None
-    return Need(distribution=found[1], wanted=found[2].replace(" ", ""))
+    return Need(distribution=found[1], wanted=found[2].replace(" ", ""), marker=rest.lstrip("; "))
+
+
+def applies(marker: str) -> bool:
+    """Whether the circumstances of a dependency are given here; an extra never is.
+
+    Raises
+    ------
+    BadOption
+        It is no marker.
+    """
+    if not marker:
+        return True
+    reader = _markers()
+    if reader is None:
+        return False
+    if len(marker) > MARKER:
+        raise BadOption(f"a marker has at most {MARKER} characters: {marker[:60]!r}...")
+    try:
+        return bool(reader.Marker(marker).evaluate({"extra": ""}))
+    except (ValueError, LookupError, RecursionError) as error:
+        raise BadOption(f"{marker!r} does not say when a distribution is needed: {error}.") from None
+
+
+@functools.cache
+def _markers() -> Any:
+    """Return what understands markers, or None."""
+    for name in ("packaging.markers", "pip._vendor.packaging.markers"):
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    return None
 
 
 def meets(version: str, wanted: str) -> bool:

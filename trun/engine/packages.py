@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import platform
 import time
@@ -23,10 +24,15 @@ from trun.adapters.ondemand import environment_name, source, words
 from trun.adapters.settings import of_service
 from trun.core.machine import Machine
 from trun.core.record import FINAL_STATES, JobRecord, JobState
+from trun.engine import pruning
 from trun.errors import BadOption, VersionMismatch
 from trun.messages import JobSpec, Need, Submit
 from trun.version import __version__
 
+_log = logging.getLogger(__name__)
+
+#: Seconds between two looks for what no job uses.
+PRUNE_S = 3600.0
 #: Seconds for which what was found in the service's own environment counts, and names that are kept so long.
 FRESH_S, NAMES = 30.0, 10_000
 #: Distributions that one job may need.
@@ -52,7 +58,10 @@ class Packages:
         self._looked = 0.0
         self._offered: tuple[float, list[dict[str, str]]] | None = None
         #: Where distributions that are missing are taken from; None: nowhere.
-        self._source = source(of_service(Path(folder)) if folder else os.environ)
+        settings = of_service(Path(folder)) if folder else dict(os.environ)
+        self._source = source(settings)
+        self._keep_s = pruning.keep_seconds(settings)
+        self._pruned = 0.0
 
     @property
     def are_any(self) -> bool:
@@ -60,6 +69,17 @@ class Packages:
         return bool(self._installs)
 
     # -- for the orders
+
+    def taken(self, record: JobRecord) -> dict[str, str]:
+        """Return the versions of what was installed for a job: by its user, or on demand."""
+        if record.spec.package is not None:
+            return {record.spec.package.distribution: record.spec.package.version}
+        if not self.are_any and (self._source is None or not record.spec.needs):
+            return {}
+        found = {}
+        for path in reversed(self.paths(record)[0] if self._folder else ()):
+            found.update(_versions_in(Path(path)))
+        return found
 
     def target(self, spec: JobSpec) -> str:
         """Return the folder into which a job unpacks its package."""
@@ -89,10 +109,13 @@ class Packages:
 
     def _wanted(self, needs: Iterable[Need], found: Mapping[str, str]) -> tuple[str, ...]:
         """Return those needs that neither the service nor its user has met."""
+        from trun.adapters.versions import applies
+
         return words(
             need
             for need in needs
-            if _name(need.distribution) not in found
+            if applies(need.marker)
+            and _name(need.distribution) not in found
             and not (need.where and os.path.isdir(need.where))
             and not self._installed(need.distribution)
         )
@@ -110,6 +133,29 @@ class Packages:
         number = record.life.number
         return [one for one in self._installs.get(record.spec.owner, ()) if one.life.number < number]
 
+    def prune(self) -> list[str]:
+        """Take away what no job uses any more; return which folders."""
+        machine, before = self._machine, time.time() - self._keep_s
+        self._pruned = time.monotonic()
+        gone: list[str] = []
+        if any(len(mine) > 1 for mine in self._installs.values()):
+            oldest = pruning.oldest_unfinished(machine.records.values(), lambda one: self._root_owner(one.spec))
+            for user, mine in self._installs.items():
+                number = oldest.get(user, float("inf"))
+                gone += pruning.superseded(mine, number, before, lambda one: self.target(one.spec))
+        environments = Path(self._folder) / "environments"
+        if self._source is not None and environments.is_dir():
+            used: set[str] = set()
+            for record in machine.records.values():
+                if not record.life.state.is_final:
+                    used.update(self.paths(record)[0])
+            gone += pruning.unused(environments, used, before)
+        gone = [one for one in gone if Path(one).is_dir()]
+        if gone:
+            _log.info("packages that no job uses are removed folders=%d", len(gone))
+            pruning.remove(gone)
+        return gone
+
     # -- at the door
 
     def refusal(self, message: Submit) -> Exception | None:
@@ -124,6 +170,8 @@ class Packages:
 
     def _check(self, spec: JobSpec, message: Submit) -> None:
         package = spec.package
+        if package is not None and self._folder and time.monotonic() - self._pruned > PRUNE_S:
+            self.prune()
         if package is not None and (len(package.digest) != 64 or not _HEX.issuperset(package.digest)):
             raise BadOption(f"{spec.name}: the digest of a wheel is a SHA-256 in hexadecimal, not {package.digest!r}.")
         if len(spec.needs) + (len(package.requires) if package is not None else 0) > NEEDS:
@@ -144,9 +192,11 @@ class Packages:
         return spec.owner
 
     def _check_need(self, spec: JobSpec, need: Need, mine: dict[str, str]) -> None:
-        from trun.adapters.versions import meets
+        from trun.adapters.versions import applies, meets
 
         words([need])  # here, since an order has nobody to complain to
+        if not applies(need.marker):
+            return
         if need.where and os.path.isdir(need.where):  # never raises, whatever the name
             return
         have = mine.get(_name(need.distribution)) or self._installed(need.distribution)
@@ -239,6 +289,15 @@ def _facts(target: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _versions_in(folder: Path) -> dict[str, str]:
+    """Return the distributions in a folder, by the names of their metadata's folders."""
+    try:
+        names = [entry.name for entry in os.scandir(folder) if entry.name.endswith(".dist-info")]
+    except OSError:
+        return {}
+    return {name: version for name, _, version in (one[: -len(".dist-info")].rpartition("-") for one in names)}
 
 
 def _digest(user: str) -> str:

@@ -17,7 +17,8 @@ def install(wheel: Any, distribution: str, version: str) -> dict[str, Any]:
 
     The result is what the wheel is and has: distribution, version, modules, functions, requires, digest.
     """
-    from trun.adapters.packages import digest_of, unpack
+    from trun.adapters.packages import digest_of, quota_of, unpack
+    from trun.adapters.settings import of_service
     from trun.adapters.versions import same_name
 
     job = current_job()
@@ -29,7 +30,8 @@ def install(wheel: Any, distribution: str, version: str) -> dict[str, Any]:
     if target.is_dir() and target.with_suffix(".json").is_file():
         found: dict[str, Any] = json.loads(target.with_suffix(".json").read_bytes())
         return found
-    contents = unpack(data, target)
+    settings = of_service(Path(job.export_folder).parent)
+    contents = unpack(data, target, quota=quota_of(settings))
     found = {**contents.to_dict(), "digest": target.name}
     if (same_name(contents.distribution), contents.version) != (same_name(distribution), version):
         raise PackageRefused(

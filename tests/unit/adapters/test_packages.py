@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from trun.adapters import packages
 from trun.adapters.packages import look_into, unpack
-from trun.errors import PackageRefused
+from trun.errors import BadOption, PackageRefused
 
 _INFO = "fit-1.0.dist-info"
 _ABOUT = (
@@ -136,6 +136,33 @@ def test_a_bomb_that_says_it_is_small_is_refused(tmp_path: Path) -> None:
     wheel = wheel_of(_CODE, ("fit/zeros.bin", bytes(size))).replace(size.to_bytes(4, "little"), b"\x05\0\0\0")
 
     refuse(wheel, tmp_path)
+
+
+def test_what_does_not_fit_into_the_users_quota_is_refused_with_the_figures(tmp_path: Path) -> None:
+    users = tmp_path / "users"
+    unpack(wheel_of(_CODE, ("fit/data.bin", bytes(3 << 20))), users / "one", quota=5 << 20)
+
+    with pytest.raises(PackageRefused, match=r"fit 1\.0 does not fit: .* have 3 MiB of 5 \(\[install\] quota\)"):
+        unpack(wheel_of(_CODE, ("fit/data.bin", bytes(2 << 20))), users / "two", quota=5 << 20)
+    assert [path.name for path in users.iterdir()] == ["one"]
+
+    unpack(wheel_of(_CODE), users / "two", quota=5 << 20)
+
+
+def test_a_wheel_that_lies_about_its_size_does_not_get_past_the_quota(tmp_path: Path) -> None:
+    size = 3 << 20
+    wheel = wheel_of(_CODE, ("fit/zeros.bin", bytes(size))).replace(size.to_bytes(4, "little"), b"\x05\0\0\0")
+
+    with pytest.raises(PackageRefused):
+        unpack(wheel, tmp_path / "users" / "one", quota=1 << 20)
+    assert list((tmp_path / "users").iterdir()) == []
+
+
+def test_the_quota_is_the_operators() -> None:
+    assert packages.quota_of({}) == 4 << 30
+    assert packages.quota_of({packages.QUOTA: "10MB"}) == 10_000_000
+    with pytest.raises(BadOption, match=r"\[install\] quota"):
+        packages.quota_of({packages.QUOTA: "much"})
 
 
 def test_too_many_files_are_refused_before_they_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,9 @@ import numpy
 import pytest
 
 import trun
+from trun.adapters import versions
 from trun.adapters.ondemand import words
-from trun.adapters.versions import distributions_of, meets, needs_of, requirement, same_name
+from trun.adapters.versions import applies, distributions_of, meets, needs_of, requirement, same_name
 from trun.messages import Need
 
 
@@ -58,12 +59,43 @@ def test_a_version_that_is_not_wanted_is_not_met(version: str, wanted: str) -> N
     assert not meets(version, wanted)
 
 
-def test_requirements_with_circumstances_are_left_to_others() -> None:
+def test_a_requirement_is_read_with_its_circumstances() -> None:
     assert requirement("numpy (>=1.2, <3)") == Need(distribution="numpy", wanted=">=1.2,<3")
     assert requirement("scipy[fast]>=1") == Need(distribution="scipy", wanted=">=1")
     assert requirement("attrs") == Need(distribution="attrs")
-    assert requirement("tomli; python_version < '3.11'") is None
+    early = Need(distribution="tomli", marker="python_version < '3.11'")
+    assert requirement("tomli; python_version < '3.11'") == early
+    assert requirement("a; " + "x" * 1000) is None
     assert requirement("mine @ https://host/mine.whl") is None
+
+
+@pytest.mark.parametrize(
+    ("marker", "given"),
+    [
+        ("", True),
+        ("python_version >= '3.8'", True),
+        ("python_version < '3.8'", False),
+        ("sys_platform == 'no such' or python_version >= '3.8'", True),
+        ("extra == 'plots'", False),
+        ("python_version >= '3.8' and extra == 'plots'", False),
+        ("platform_machine != 'vax' and (os_name == 'posix' or os_name == 'nt')", True),
+    ],
+)
+def test_circumstances_are_those_of_this_python(marker: str, given: bool) -> None:
+    assert applies(marker) is given
+
+
+@pytest.mark.parametrize("marker", ["python_version", "__import__('os')", "nobody == '1'", "(" * 400, "a" * 501])
+def test_what_is_no_marker_is_refused(marker: str) -> None:
+    with pytest.raises(trun.BadOption):
+        applies(marker)
+
+
+def test_without_a_reader_of_markers_what_has_one_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions, "_markers", lambda: None)
+
+    assert not applies("python_version >= '3.8'")
+    assert applies("")
 
 
 def test_names_of_distributions_are_equal_however_they_are_written() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +196,132 @@ def test_only_who_may_submit_and_upload_installs(roles: tuple[str, ...], kind: s
         gate.admit(HERE, ME, Submit(specs=(spec,)))
     assert isinstance(caught.value.error, NotAuthorised)
     assert ("Call numpy.add." in str(caught.value.error)) is (roles == ("submit",))
+
+
+# -- circumstances ----------------------------------------------------------------------------------------------------
+
+
+def test_a_dependency_that_is_not_needed_here_is_not_asked_for(machine: Machine, packages: Packages) -> None:
+    elsewhere = Need(distribution="no-such-thing", wanted=">=9", marker="python_version < '3.0'")
+    here = Need(distribution="no-such-thing", wanted=">=9", marker="python_version >= '3.0'")
+
+    assert packages.refusal(Submit(specs=(install("one", "1", requires=(elsewhere,)),))) is None
+    error = packages.refusal(Submit(specs=(install("one", "1", requires=(here,)),)))
+    assert isinstance(error, VersionMismatch)
+    assert "needs no-such-thing >=9; the service has none" in str(error)
+
+
+def test_a_marker_that_is_none_is_refused(packages: Packages) -> None:
+    odd = Need(distribution="a", marker="__import__('os')")
+
+    assert isinstance(packages.refusal(Submit(specs=(job("fit", needs=(odd,)),))), BadOption)
+
+
+# -- what no job uses -------------------------------------------------------------------------------------------------
+
+
+def unpacked(packages: Packages, machine: Machine, uid: str) -> Path:
+    """Make the folder that an installation has left."""
+    folder = Path(packages.target(machine.records[uid].spec))
+    (folder / "mymodel-1.dist-info").mkdir(parents=True)
+    folder.with_suffix(".json").write_text("{}")
+    return folder
+
+
+def replaced(machine: Machine, packages: Packages) -> Path:
+    """Install a first version, then a second; return where the first one lies."""
+    submit(machine, install("one", "1"), job("between", owner=ME), install("two", "2"))
+    for uid in ("one", "two"):
+        complete(machine, uid)
+    unpacked(packages, machine, "two")
+    return unpacked(packages, machine, "one")
+
+
+@pytest.fixture
+def hasty(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Packages:
+    """Packages that are kept no longer than jobs use them."""
+    monkeypatch.setenv("TRUN_INSTALL__KEEP", "0s")
+    return Packages(machine, str(tmp_path))
+
+
+def test_a_version_that_was_replaced_goes_when_no_job_uses_it(machine: Machine, hasty: Packages) -> None:
+    first = replaced(machine, hasty)
+    assert hasty.prune() == []  # the job between them has not ended
+
+    complete(machine, "between")
+
+    assert hasty.prune() == [str(first)]
+    assert not first.exists()
+    assert not first.with_suffix(".json").exists()
+    assert Path(hasty.target(machine.records["two"].spec)).is_dir()
+    assert hasty.prune() == []
+
+
+def test_jobs_of_others_keep_nothing_and_jobs_from_inside_do(machine: Machine, hasty: Packages) -> None:
+    first = replaced(machine, hasty)
+    submit(machine, job("theirs", owner=OTHER))
+    submit(machine, job("inner", parent="between"))
+    complete(machine, "between")
+
+    machine.records["inner"].life.number = 2
+    assert hasty.prune() == []
+    machine.records["inner"].life.state = JobState.FAILED
+
+    assert hasty.prune() == [str(first)]
+
+
+def test_what_was_replaced_lately_is_kept(machine: Machine, packages: Packages) -> None:
+    first = replaced(machine, packages)
+    complete(machine, "between")
+    machine.records["two"].life.ended = time.time()
+
+    assert packages.prune() == []
+    assert first.is_dir()
+
+
+def test_the_same_package_installed_again_is_not_taken_away(machine: Machine, hasty: Packages) -> None:
+    submit(machine, install("one", "1"), install("again", "1"))
+    for uid in ("one", "again"):
+        complete(machine, uid)
+    folder = unpacked(hasty, machine, "one")
+
+    assert hasty.prune() == []
+    assert folder.is_dir()
+
+
+def test_a_coming_installation_looks_for_what_no_job_uses(machine: Machine, hasty: Packages) -> None:
+    first = replaced(machine, hasty)
+    complete(machine, "between")
+
+    assert hasty.refusal(Submit(specs=(install("three", "3"),))) is None
+
+    assert not first.exists()
+
+
+def test_what_was_installed_on_demand_goes_when_it_is_not_wanted(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRUN_INSTALL__INDEX", "https://host/simple")
+    monkeypatch.setenv("TRUN_INSTALL__KEEP", "0s")
+    hasty = Packages(machine, str(tmp_path))
+    submit(machine, job("fit", owner=ME, needs=(Need(distribution="no-such-thing", wanted="==2"),)))
+    ((path,), _) = hasty.paths(machine.records["fit"])
+    (Path(path) / "no_such_thing-2.dist-info").mkdir(parents=True)
+    (tmp_path / "environments" / "left").mkdir()
+    for folder in (Path(path), tmp_path / "environments" / "left"):
+        os.utime(folder, (1, 1))
+
+    assert hasty.prune() == [str(tmp_path / "environments" / "left")]
+    assert hasty.taken(machine.records["fit"]) == {"no_such_thing": "2"}
+    complete(machine, "fit")
+    assert hasty.prune() == [path]
+
+
+def test_the_record_of_a_job_says_which_versions_it_took(machine: Machine, packages: Packages) -> None:
+    submit(machine, install("one", "1"), job("fit", owner=ME), job("theirs", owner=OTHER))
+    complete(machine, "one")
+    unpacked(packages, machine, "one")
+
+    assert packages.taken(machine.records["one"]) == {"mymodel": "1"}
+    assert packages.taken(machine.records["fit"]) == {"mymodel": "1"}
+    assert packages.taken(machine.records["theirs"]) == {}
