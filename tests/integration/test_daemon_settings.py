@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import json
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -120,3 +122,26 @@ def test_large_data_comes_through_the_port_that_was_chosen(start: Start) -> None
 
     with socket.create_connection(("127.0.0.1", port)):
         pass
+
+
+def test_packages_of_a_user_stay_within_the_quota_and_jobs_say_what_they_took(
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, size in (("quotasmall", 10), ("quotalarge", 3_000_000)):
+        (tmp_path / f"{name}.py").write_text(f"__version__ = '1.5'\ndef size():\n    return {size}\n# {'x' * size}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    set_up("[install]\nquota = '1MB'\n")
+    start("fans")
+    service = trun.remote_service("fans")
+    with service:
+        small = trun.install_service(importlib.import_module("quotasmall"))
+        assert small.result(PATIENCE_S)["version"] == "1.5"
+        with pytest.raises(trun.TrunError, match=r"quotalarge 1\.5 does not fit: .*\[install\] quota"):
+            trun.install_service(importlib.import_module("quotalarge")).result(PATIENCE_S)
+        job = service.function("quotasmall.size")()
+        assert job.result(PATIENCE_S) == 10
+
+    shown = json.loads(command("ps", "--service", "fans", "--json").stdout)
+
+    rows = {row["id"]: row["packages"] for run in shown["runs"] for row in run["jobs"]}
+    assert rows[job.id] == {"quotasmall": "1.5"}
