@@ -18,7 +18,8 @@ import pytest
 
 from samples import accepted, entry, life, spec
 from trun.adapters import folders, space, sqlite
-from trun.adapters.sqlite import FILE, SqliteJournal, read_only, translate
+from trun.adapters.faults import translate
+from trun.adapters.sqlite import FILE, SqliteJournal, read_only
 from trun.core.codec import decode_life
 from trun.core.record import JobState
 from trun.errors import StateDamaged, StateError, StateFull, StateHeld, StateVersion

@@ -23,6 +23,7 @@ import msgspec
 
 from trun.adapters.folders import FolderLock
 from trun.adapters.logtail import apply_all, index_of, log_of
+from trun.adapters.seals import JOB, LIFE, unseal
 from trun.adapters.space import sync
 from trun.adapters.sqlite import FILE, SqliteJournal, check, reading
 from trun.core.codec import decode_event, decode_group, decode_life, decode_spec, encode
@@ -149,11 +150,14 @@ class _Copy:
         saved.update(jobs=0, entries=0, groups=0, definitions=0)
         self._meta()
         for digest, data in self._keyed("definitions", "digest", "data"):
-            self._batch.definitions.append((digest, data))
-            self._wrote("definitions")
+            found = self._decoded(bytes, data, "definition", digest, what=f"definition {digest}")
+            if found is not None:
+                self._batch.definitions.append((digest, found))
+                self._wrote("definitions")
         for uid, data in self._keyed("groups", "uid", "spec"):
-            if self._decoded(decode_group, data, f"group {uid}") is not None:
-                self._batch.groups.append((uid, data))
+            group = self._decoded(decode_group, data, "group", uid, what=f"group {uid}")
+            if group is not None:
+                self._batch.groups.append((uid, encode(group)))
                 self._wrote("groups")
         lives = dict(self._numbered("lives", "life"))
         specs = dict(self._numbered("jobs", "spec"))
@@ -173,12 +177,12 @@ class _Copy:
         self._journal.adopt({name: known[name] for name in ("service_key", "epoch", "created") if name in known})
 
     def _job(self, number: int, spec_data: bytes | None, life_data: bytes | None) -> None:
-        spec = None if spec_data is None else self._decoded(decode_spec, spec_data)
+        spec = None if spec_data is None else self._decoded(decode_spec, spec_data, JOB, number)
         if spec is None or spec.uid in self._uids:
             self._lose(f"job {number}: what was to be run cannot be read")
             return
         self._uids.add(spec.uid)
-        life = None if life_data is None else self._decoded(decode_life, life_data)
+        life = None if life_data is None else self._decoded(decode_life, life_data, LIFE, number)
         if life is not None and life.number != number:
             life = None
         entries = list(self._entries(number, spec.uid, f"{spec.name}#{number}"))
@@ -186,6 +190,9 @@ class _Copy:
             life = _rebuilt(number, entries)
             words = "it is held" if life.state is JobState.HELD else f"by its stream it {_past(life.state)}"
             self._lose(f"state of {spec.name}#{number}: {words}")
+        elif (entries[-1].seq if entries else 0) < life.seq:
+            last = entries[-1].seq if entries else 0
+            self._lose(f"{_several(last + 1, life.seq)} of {spec.name}#{number}")
         self._add(number, spec, life, entries)
 
     def _add(self, number: int, spec: JobSpec, life: Life, entries: Iterable[Entry]) -> None:
@@ -203,7 +210,7 @@ class _Copy:
             found = list(self._ask("SELECT seq, epoch, time, event FROM entries WHERE job = ? ORDER BY seq", number))
         last = 0
         for seq, epoch, when, data in found or self._one_by_one(number):
-            event = self._decoded(decode_event, data)
+            event = self._decoded(decode_event, data, number, seq, epoch, when)
             if event is None:
                 continue
             if seq > last + 1 and number > 0:
@@ -268,9 +275,9 @@ class _Copy:
                 return
         self._lose(f"some of the {table}: a part of the table cannot be read")
 
-    def _decoded(self, decode: Callable[[bytes], Any], data: Any, what: str = "") -> Any:
+    def _decoded(self, decode: Callable[[bytes], Any], data: Any, *place: object, what: str = "") -> Any:
         try:
-            return decode(data)
+            return decode(unseal(data, *place))
         except (msgspec.MsgspecError, RecursionError, TypeError, ValueError):
             if what:
                 self._lose(what)

@@ -18,13 +18,14 @@ PRAGMAS = (
     *("cache_size=-16000", "journal_size_limit=67108864"),
 )
 
-# ``entries.job`` is the number of a job, or the negative number of a stream that is no job (``streams``).
+# Bytes end with a seal (see ``seals``). ``entries.job`` is the number of a job, or the negative number of a stream that
+# is no job (``streams``).
 SCHEMA = """
 CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE jobs(number INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, spec BLOB NOT NULL);
 CREATE TABLE lives(number INTEGER PRIMARY KEY, live INTEGER NOT NULL, life BLOB NOT NULL);
 CREATE INDEX live_jobs ON lives(number) WHERE live;
-CREATE TABLE streams(number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE streams(number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, seal INTEGER NOT NULL);
 CREATE TABLE entries(
     job INTEGER NOT NULL, seq INTEGER NOT NULL, epoch INTEGER NOT NULL, time REAL NOT NULL, event BLOB NOT NULL,
     PRIMARY KEY (job, seq)

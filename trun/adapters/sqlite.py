@@ -27,12 +27,14 @@ import msgspec
 
 import trun.adapters.database as database
 from trun.adapters.database import FILE
+from trun.adapters.faults import damaged, our_errors, translate
 from trun.adapters.folders import FolderLock, holder
 from trun.adapters.logtail import PROOF, log_of, lost_commits
 from trun.adapters.schema import PRAGMAS, SCHEMA, insert_rows, is_live
-from trun.adapters.space import Ballast, LogRoom, is_out_of_space, make_state_folder, sync
+from trun.adapters.seals import JOB, LIFE, BrokenSeal, seal, seal_of, seal_of_facts, unseal
+from trun.adapters.space import Ballast, LogRoom, make_state_folder, sync
 from trun.core.codec import decode_event, decode_spec, encode
-from trun.errors import InvariantError, StateDamaged, StateError, StateFull, StateVersion, TrunError
+from trun.errors import StateError, StateFull, StateVersion
 from trun.messages import Entry
 from trun.ports import Batch, StoredJob
 
@@ -43,45 +45,6 @@ VERSION = 1
 APPLICATION_ID = 0x7472756E
 #: Steps from each format to the next, run in one transaction after a backup.
 MIGRATIONS: dict[int, Callable[[database.Connection], None]] = {}
-
-
-# -- foreign errors become ours ---------------------------------------------------------------------------------------
-
-
-def translate(error: database.Error, path: Path) -> TrunError:
-    """Return our error for one of SQLite's about the file ``path``."""
-    code = getattr(error, "sqlite_errorcode", database.SQLITE_ERROR)
-    kind = code & 0xFF
-    facts = {"path": str(path)}
-    if kind == database.SQLITE_FULL or (
-        kind == database.SQLITE_IOERR and code != database.SQLITE_IOERR_FSYNC and is_out_of_space(path.parent)
-    ):
-        return StateFull(f"no space is left for the state folder {path.parent}; free some, then go on.", **facts)
-    if kind in (database.SQLITE_CORRUPT, database.SQLITE_NOTADB):
-        return _damaged(path, str(error))
-    if kind in (database.SQLITE_READONLY, database.SQLITE_CANTOPEN, database.SQLITE_PERM):
-        return StateError(f"the journal {path} cannot be written ({error}); make its folder writable.", **facts)
-    if kind == database.SQLITE_CONSTRAINT:
-        return InvariantError(f"the journal {path} was given what it has already: {error}")
-    return StateError(
-        f"the journal {path} cannot be written ({error}); look after the disk, then start the service again.", **facts
-    )
-
-
-def _damaged(path: Path, why: str) -> StateDamaged:
-    return StateDamaged(
-        f"the journal {path} is damaged ({why}). Nothing was changed; "
-        f"`trun recover --state {path.parent}` copies what can be read to a new file and lists what cannot.",
-        path=str(path),
-    )
-
-
-@contextlib.contextmanager
-def _ours(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except database.Error as error:
-        raise translate(error, path) from error
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -97,10 +60,10 @@ class ReadOnlyJournal:
     @contextlib.contextmanager
     def _reading(self) -> Iterator[database.Connection]:
         try:
-            with _ours(self.path):
+            with our_errors(self.path):
                 yield self._connection
-        except (msgspec.MsgspecError, RecursionError) as error:
-            raise _damaged(self.path, f"a row cannot be decoded: {error}") from error
+        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+            raise damaged(self.path, f"a row cannot be decoded: {error}") from error
 
     def _rows(self, query: str, arguments: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self._reading() as connection:
@@ -108,30 +71,36 @@ class ReadOnlyJournal:
 
     def meta(self) -> dict[str, str]:
         """Return ``service_key``, ``epoch``, ``version`` (format of the file) and ``created``."""
-        return dict(self._rows("SELECT name, value FROM meta"))
+        with self._reading():
+            facts = dict(self._rows("SELECT name, value FROM meta"))
+            if facts.pop("seal", "") != seal_of_facts(facts):
+                raise BrokenSeal("the table of facts")
+        return facts
 
     def jobs(self, *, live_only: bool = False) -> Iterator[StoredJob]:
         """Yield the jobs in order of number; ``live_only`` leaves out those that are over, at no cost for them."""
         # By portions, so that no read transaction stays open and keeps the log from being moved into the file.
         query = (
-            "SELECT l.number, j.spec, l.life FROM lives AS l JOIN jobs AS j ON j.number = l.number "
+            "SELECT l.number, j.uid, j.spec, l.life FROM lives AS l JOIN jobs AS j ON j.number = l.number "
             f"WHERE l.number > ? {'AND l.live' if live_only else ''} ORDER BY l.number LIMIT 1000"
         )
         last = -1
         while rows := self._rows(query, (last,)):
             last = rows[-1][0]
             with self._reading():
-                portion = [StoredJob(number, decode_spec(spec), life) for number, spec, life in rows]
+                portion = [_stored(*row) for row in rows]
             yield from portion
 
     def groups(self) -> list[tuple[str, bytes]]:
         """Return (uid, encoded group) of each group."""
-        return [(uid, spec) for uid, spec in self._rows("SELECT uid, spec FROM groups")]
+        with self._reading():
+            return [(uid, unseal(spec, "group", uid)) for uid, spec in self._rows("SELECT uid, spec FROM groups")]
 
     def definition(self, digest: str) -> bytes | None:
         """Return the bytes that were defined under ``digest``."""
         rows = self._rows("SELECT data FROM definitions WHERE digest = ?", (digest,))
-        return rows[0][0] if rows else None
+        with self._reading():
+            return unseal(rows[0][0], "definition", digest) if rows else None
 
     def _number(self, stream: str) -> int | None:
         """Return the number under which the entries of ``stream`` are filed."""
@@ -151,7 +120,10 @@ class ReadOnlyJournal:
             (number, since, limit),
         )
         with self._reading():
-            return [Entry(stream, seq, epoch, when, decode_event(event)) for seq, epoch, when, event in rows]
+            return [
+                Entry(stream, seq, epoch, when, decode_event(unseal(event, number, seq, epoch, when)))
+                for seq, epoch, when, event in rows
+            ]
 
     def last(self, stream: str) -> int:
         """Return the highest sequence number of a stream, 0 where it has no entry."""
@@ -171,6 +143,13 @@ class ReadOnlyJournal:
         self._connection.close()
 
 
+def _stored(number: int, uid: str, spec_data: bytes, life: bytes) -> StoredJob:
+    spec = decode_spec(unseal(spec_data, JOB, number))
+    if spec.uid != uid:
+        raise BrokenSeal(f"the uid of job {number}")
+    return StoredJob(number, spec, unseal(life, LIFE, number))
+
+
 def read_only(folder: Path | str) -> ReadOnlyJournal:
     """Open the journal of a folder for reading, whoever holds it.
 
@@ -182,7 +161,7 @@ def read_only(folder: Path | str) -> ReadOnlyJournal:
     path = Path(folder).expanduser().absolute() / FILE
     if not path.exists():
         raise StateError(f"there is no journal in the folder {path.parent}.", path=str(path))
-    with _ours(path), contextlib.ExitStack() as stack:
+    with our_errors(path), contextlib.ExitStack() as stack:
         connection = database.looking(path)
         stack.callback(connection.close)
         connection.isolation_level = None
@@ -201,7 +180,7 @@ def reading(path: Path) -> Iterator[Callable[..., Iterator[tuple[Any, ...]]]]:
         connection.text_factory = lambda data: data.decode(errors="replace")
 
         def ask(query: str, *arguments: Any) -> Iterator[tuple[Any, ...]]:
-            with _ours(path):
+            with our_errors(path):
                 yield from connection.execute(query, arguments)
 
         yield ask
@@ -211,7 +190,7 @@ def _check_version(connection: database.Connection, path: Path) -> int:
     (found,) = connection.execute("PRAGMA user_version").fetchone()
     (owner,) = connection.execute("PRAGMA application_id").fetchone()
     if owner != APPLICATION_ID or found < 1:
-        raise _damaged(path, "it is not a journal of trun")
+        raise damaged(path, "it is not a journal of trun")
     if found > VERSION:
         raise StateVersion(
             f"the journal {path} has format {found}; this trun knows formats up to {VERSION}. "
@@ -261,24 +240,34 @@ class SqliteJournal(ReadOnlyJournal):
         self._closed = False
         try:
             self._meta = self._begin_epoch()
-            self._named = {name: number for number, name in self._rows("SELECT number, name FROM streams")}
+            self._named = self._streams()
             if not self.full and not self._ballast.load():
                 _log.warning("state folder has no space for its reserve folder=%s", place)
         except BaseException:
             self.close()
             raise
 
+    def _streams(self) -> dict[str, int]:
+        rows = self._rows("SELECT number, name, seal FROM streams")
+        with self._reading():
+            for number, name, found in rows:
+                if found != seal_of("stream", number, name):
+                    raise BrokenSeal(f"the name of stream {number}")
+        return {name: number for number, name, _ in rows}
+
     def _begin_epoch(self) -> dict[str, str]:
-        statement = "UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'epoch'"
+        facts = super().meta()
+        facts["epoch"] = str(int(facts["epoch"]) + 1)
         try:
-            self._connection.execute(statement)
+            _write_facts(self._connection, facts)
         except database.Error as error:
             ours = translate(error, self.path)
             if not (isinstance(ours, StateFull) and self._ballast.drop()):
                 raise ours from error
             self.full = True
-            self._rows(statement)
-        return super().meta()
+            with our_errors(self.path):
+                _write_facts(self._connection, facts)
+        return facts
 
     def meta(self) -> dict[str, str]:
         """Return ``service_key``, ``epoch``, ``version`` (format of the file) and ``created``."""
@@ -340,28 +329,28 @@ class SqliteJournal(ReadOnlyJournal):
     def _insert(self, batch: Batch, named: dict[str, int]) -> None:
         connection = self._connection
         if batch.definitions:
-            connection.executemany("INSERT OR IGNORE INTO definitions VALUES (?, ?)", batch.definitions)
+            sealed = [(digest, seal(data, "definition", digest)) for digest, data in batch.definitions]
+            connection.executemany("INSERT OR IGNORE INTO definitions VALUES (?, ?)", sealed)
         if batch.groups:
-            connection.executemany("INSERT OR REPLACE INTO groups VALUES (?, ?)", batch.groups)
+            sealed = [(uid, seal(spec, "group", uid)) for uid, spec in batch.groups]
+            connection.executemany("INSERT OR REPLACE INTO groups VALUES (?, ?)", sealed)
         if batch.specs:
             values: list[Any] = []
             for number, spec in batch.specs:
-                values += (number, spec.uid, encode(spec))
+                values += (number, spec.uid, seal(encode(spec), JOB, number))
             insert_rows(connection, "INSERT INTO jobs VALUES", 3, values)
         if batch.lives:
             values = []
             for number, life in batch.lives:
-                values += (number, is_live(life), life)
+                values += (number, is_live(life), seal(life, LIFE, number))
             insert_rows(connection, "INSERT OR REPLACE INTO lives VALUES", 3, values)
         if batch.entries:
             values = []
             others: list[Any] = []
             for number, entry in batch.entries:
-                if number:
-                    values += (number, entry.seq, entry.epoch, entry.time, encode(entry.event))
-                else:
-                    number = self._name(entry.stream, named)
-                    others += (number, entry.seq, entry.epoch, entry.time, encode(entry.event))
+                place = (number or self._name(entry.stream, named), entry.seq, entry.epoch, entry.time)
+                rows = values if number else others
+                rows += (*place, seal(encode(entry.event), *place))
             insert_rows(connection, "INSERT INTO entries VALUES", 5, values)
             # Entries of other services may come to us more than once.
             insert_rows(connection, "INSERT OR IGNORE INTO entries VALUES", 5, others)
@@ -371,14 +360,15 @@ class SqliteJournal(ReadOnlyJournal):
         number = self._named.get(stream) or named.get(stream)
         if number is None:
             number = named[stream] = -1 - len(self._named) - len(named)
-            self._connection.execute("INSERT INTO streams VALUES (?, ?)", (number, stream))
+            row = (number, stream, seal_of("stream", number, stream))
+            self._connection.execute("INSERT INTO streams VALUES (?, ?, ?)", row)
         return number
 
     def adopt(self, meta: Mapping[str, str]) -> None:
         """Become the journal that had these facts (``trun recover`` makes a new file for an old service)."""
-        with _ours(self.path):
-            self._connection.executemany("UPDATE meta SET value = ? WHERE name = ?", [(v, k) for k, v in meta.items()])
-        self._meta = super().meta()
+        self._meta |= meta
+        with our_errors(self.path):
+            _write_facts(self._connection, self._meta)
 
     def close(self) -> None:
         """Move the log into the file, give back the reserve and the folder; a second call does nothing."""
@@ -399,7 +389,7 @@ def _open(path: Path, factory: type[database.Connection]) -> database.Connection
         check(path)
     else:
         _create(path)
-    with _ours(path), contextlib.ExitStack() as stack:
+    with our_errors(path), contextlib.ExitStack() as stack:
         connection = database.connect(path, check_same_thread=False, timeout=10.0, factory=factory)
         stack.callback(connection.close)
         version = _check_version(connection, path)
@@ -413,20 +403,20 @@ def _open(path: Path, factory: type[database.Connection]) -> database.Connection
 def check(path: Path) -> None:
     """Refuse a damaged file or log; for the owner of the folder. Changes nothing, as the connection cannot write."""
     with (
-        _ours(path),
+        our_errors(path),
         contextlib.closing(database.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=10.0)) as looking,
     ):
         _check_version(looking, path)
         _check_log(path)
-        (found,) = looking.execute("PRAGMA quick_check(1)").fetchone()
+        (found,) = looking.execute("PRAGMA integrity_check(1)").fetchone()
         if found != "ok":
-            raise _damaged(path, found)
+            raise damaged(path, found)
 
 
 def _check_log(path: Path) -> None:
     lost = lost_commits(path)
     if lost >= PROOF:
-        raise _damaged(path, f"its log breaks off before {lost} commits that were acknowledged")
+        raise damaged(path, f"its log breaks off before {lost} commits that were acknowledged")
 
 
 def _configure(connection: database.Connection) -> None:
@@ -452,7 +442,7 @@ def _create(path: Path) -> None:
             _configure(connection)
             marks = f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={VERSION};"
             connection.executescript(f"BEGIN; {SCHEMA} {marks}")
-            connection.executemany("INSERT INTO meta VALUES (?, ?)", facts.items())
+            _write_facts(connection, facts)
             connection.execute("COMMIT")
         sync(temporary)
         os.rename(temporary, path)
@@ -470,6 +460,12 @@ def _create(path: Path) -> None:
         ) from error
 
 
+def _write_facts(connection: database.Connection, facts: Mapping[str, str]) -> None:
+    rows = [*facts.items(), ("seal", seal_of_facts(facts))]
+    values = [value for row in rows for value in row]
+    connection.execute(f"INSERT OR REPLACE INTO meta VALUES {', '.join(['(?, ?)'] * len(rows))}", values)
+
+
 def _migrate(connection: database.Connection, path: Path, version: int) -> None:
     """Bring a file of an older format to ours, after a backup beside it."""
     backup = path.with_name(f"{FILE}.v{version}.backup")
@@ -481,7 +477,8 @@ def _migrate(connection: database.Connection, path: Path, version: int) -> None:
     try:
         for step in range(version, VERSION):
             MIGRATIONS[step](connection)
-        connection.execute("UPDATE meta SET value = ? WHERE name = 'version'", (str(VERSION),))
+        facts = dict(connection.execute("SELECT name, value FROM meta WHERE name != 'seal'").fetchall())
+        _write_facts(connection, {**facts, "version": str(VERSION)})
         connection.execute(f"PRAGMA user_version={VERSION}")
         connection.execute("COMMIT")
     except BaseException:
@@ -489,4 +486,4 @@ def _migrate(connection: database.Connection, path: Path, version: int) -> None:
         raise
 
 
-__all__ = ["FILE", "ReadOnlyJournal", "SqliteJournal", "check", "read_only", "reading", "translate"]
+__all__ = ["FILE", "ReadOnlyJournal", "SqliteJournal", "check", "read_only", "reading"]
