@@ -7,7 +7,8 @@ from typing import Protocol
 
 import trun.errors as errors
 from trun.errors import RemoteError
-from trun.messages import AnyRequest, Entry, ErrorInfo
+from trun.messages import PROTOCOL, SPOKEN, AnyRequest, Entry, ErrorInfo, Welcome
+from trun.version import __version__
 
 
 class Listener(Protocol):
@@ -74,3 +75,26 @@ def remote_error(info: ErrorInfo) -> Exception:
             return kind(info.message)
         return kind(info.message)
     return RemoteError(f"{info.type}: {info.message}")
+
+
+def rejection(info: ErrorInfo, name: str, *, is_greeted: bool) -> Exception | None:
+    """Return the error that ends a handle, where a service says no to all that it might ask; else None."""
+    kind = info.type.rpartition(".")[2]
+    if kind in ("NotAuthorised", "VersionMismatch"):
+        return remote_error(info)
+    if kind == "ProtocolError" and not is_greeted:
+        return errors.VersionMismatch(
+            f"service {name} does not understand this client, which speaks protocol {PROTOCOL} (trun {__version__}); "
+            f"it says: {info.message} Install a release of trun that both sides understand."
+        )
+    return None
+
+
+def unspoken(welcome: Welcome, name: str) -> Exception | None:
+    """Return the error for a service whose version of the protocol we do not speak; else None."""
+    if welcome.protocol in SPOKEN:
+        return None
+    return errors.VersionMismatch(
+        f"service {name} speaks protocol {welcome.protocol} (trun {welcome.version}), this client protocol {PROTOCOL} "
+        f"(trun {__version__}). Install a release of trun that both sides understand: trun {welcome.version} here."
+    )

@@ -15,6 +15,10 @@ from typing import Any
 
 import msgspec
 
+#: What is spoken on the wire, and what is understood.
+PROTOCOL = 1
+SPOKEN = (1,)
+
 
 class Message(msgspec.Struct, frozen=True, tag=True, array_like=True, kw_only=True):
     """Base of all that is sent."""
@@ -274,7 +278,7 @@ class Hello(Request, frozen=True):
 
     #: Stable name of the client session; survives reconnects.
     session: str
-    protocol: int = 1
+    protocol: int = PROTOCOL
     version: str = ""
     python: str = ""
     #: Process id of the client, on the same machine only.
@@ -440,7 +444,7 @@ class Welcome(Message, frozen=True):
     service_key: str
     name: str
     epoch: int
-    protocol: int = 1
+    protocol: int = PROTOCOL
     version: str = ""
     python: str = ""
     pid: int = 0

@@ -22,7 +22,7 @@ from typing import Any
 
 from trun.errors import InvariantError, KeyConflict, ServiceUnavailable, UsageError
 from trun.front import doors
-from trun.listening import Listener, Several, Wire, remote_error
+from trun.listening import Listener, Several, Wire, rejection, remote_error, unspoken
 from trun.messages import (
     Answer,
     AnyAnswer,
@@ -58,6 +58,7 @@ from trun.messages import (
     Welcome,
 )
 from trun.silence import Hearing
+from trun.version import __version__
 
 _log = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ class Service(Hearing):
         self._greet()
 
     def _greet(self) -> None:
-        hello = Hello(session=self.session, pid=os.getpid(), detach=self.detach)
+        hello = Hello(session=self.session, version=__version__, pid=os.getpid(), detach=self.detach)
         shown = [Present(tokens=self.tokens)] if self.tokens else []
         self._send([*shown, hello, Credit(entries=CREDIT), *self._said_before()])
 
@@ -238,6 +239,8 @@ class Service(Hearing):
 
     def _welcomed(self, welcome: Welcome) -> None:
         again = self.welcome is not None
+        if (error := unspoken(welcome, self.name)) is not None:
+            return self.give_up(error)
         self.welcome = welcome
         self._greeted.set()
         if again:
@@ -277,8 +280,9 @@ class Service(Hearing):
             self.give_up(error)
 
     def _rejected(self, answer: Answer) -> None:  # to all that we might ask
-        if answer.error is not None and answer.error.type.endswith("NotAuthorised"):
-            self.give_up(remote_error(answer.error))
+        error = rejection(answer.error, self.name, is_greeted=self.welcome is not None) if answer.error else None
+        if error is not None:
+            self.give_up(error)
 
     def give_up(self, error: Exception) -> None:
         """The service is gone for good: tell everybody who waits."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -346,3 +347,36 @@ def test_a_job_that_waits_for_a_silent_service_says_so_and_waits_on(start: Start
     let_go(pipe, "four")
     assert fit.result(PATIENCE_S) == 4
     assert either.result(PATIENCE_S) == 4
+
+
+# -- versions ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_client_of_another_version_is_named_on_both_sides(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = start("fans")
+    monkeypatch.setattr("trun.service.Hello", functools.partial(trun.messages.Hello, protocol=99))
+    with pytest.raises(trun.VersionMismatch) as caught:
+        trun.remote_service("fans")
+    for text in (str(caught.value), site.log()):
+        assert "protocol 99" in text
+        assert "protocol 1" in text
+        assert trun.__version__ in text
+        assert "Install a release of trun that both sides understand" in text
+
+
+def test_a_service_of_another_version_is_named(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    start("fans")
+    monkeypatch.setattr("trun.listening.SPOKEN", (7,))
+    with pytest.raises(trun.VersionMismatch, match=r"service fans speaks protocol 1.*this client protocol.*Install"):
+        trun.remote_service("fans")
+
+
+def test_a_service_that_cannot_read_us_is_of_another_version(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    start("fans")
+
+    def hello(**facts: object) -> trun.messages.Unlisten:
+        return trun.messages.Unlisten(streams=(7,))  # type: ignore[arg-type]
+
+    monkeypatch.setattr("trun.service.Hello", hello)
+    with pytest.raises(trun.VersionMismatch, match=r"service fans does not understand this client.*protocol 1"):
+        trun.remote_service("fans")

@@ -22,7 +22,7 @@ from trun.core.machine import Machine
 from trun.engine.gate import Gate
 from trun.engine.payloads import Payloads, performance
 from trun.engine.recovery import recover
-from trun.engine.sessions import Session, describe, fault, is_idle, left_moving
+from trun.engine.sessions import Session, describe, fault, is_idle, left_moving, skew
 from trun.engine.sides import Mail, View, later
 from trun.engine.streams import Subscriptions
 from trun.errors import StateFull, TrunError, UnknownName
@@ -338,6 +338,8 @@ class Engine:
                 self.sessions.pop(session.name, None)
 
     def _hello(self, peer: bytes, message: Hello, now: float) -> None:
+        if (error := skew(message, self.welcome)) is not None:
+            return self._answers.append((peer, Answer(token="", error=error)))
         if (before := self.peers.get(peer)) is not None and before.name != message.session:
             self._part(peer)
         session = self.session(message.session)

@@ -10,8 +10,8 @@ import logging
 from collections.abc import Mapping
 
 from trun.core.record import JobRecord, JobState
-from trun.errors import BadOption, TrunError
-from trun.messages import ErrorInfo
+from trun.errors import BadOption, TrunError, VersionMismatch
+from trun.messages import SPOKEN, ErrorInfo, Hello, Welcome
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +52,19 @@ def left_moving(sessions: Mapping[str, Session], records: Mapping[str, JobRecord
         for record in records.values()
         if record.spec.session in left
     )
+
+
+def skew(message: Hello, welcome: Welcome) -> ErrorInfo | None:
+    """Return why a client cannot be talked to: it speaks another version; None where it does not."""
+    if message.protocol in SPOKEN:
+        return None
+    text = (
+        f"this client speaks protocol {message.protocol} (trun {message.version[:40] or 'of unknown version'}), "
+        f"service {welcome.name} speaks protocol {welcome.protocol} (trun {welcome.version}). Install a release of "
+        f"trun that both sides understand: trun {welcome.version} at the client, or a newer one at the service."
+    )
+    _log.warning("a client of another version was refused session=%.80s reason=%s", message.session, text)
+    return describe(VersionMismatch(text))
 
 
 def describe(error: BaseException) -> ErrorInfo:
