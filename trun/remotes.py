@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import json
 import logging
 import os
 import sys
 import threading
 import time
 import urllib.parse
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,9 +28,8 @@ from trun.silence import BEAT_S, PATIENCE_S
 if TYPE_CHECKING:
     from trun.adapters.known import Known
 
-#: Seconds that a service may take to greet us, and that a web page may take.
+#: Seconds that a service may take to greet us.
 GREET_S = 10.0
-WEB_S = 20.0
 #: Seconds that a silent service is waited for where the script ends by an error or Ctrl-C.
 HURRY_S = 1.0
 
@@ -118,23 +115,24 @@ def _tcp(address: str, expect: str | None) -> Service:
 
 def _web(address: str, expect: str | None) -> Service:
     """Read ``{"address": ..., "key": ...}`` that an operator publishes, and connect there."""
-    try:
-        with urllib.request.urlopen(address, timeout=WEB_S) as answer:
-            facts = json.loads(answer.read(65536))
-        there, key = str(facts["address"]), str(facts["key"])
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        what = '{"address": ..., "key": ...}'
-        raise ServiceUnavailable(f"{address} does not publish a service as {what} ({error}).") from error
-    from trun.adapters.known import by_key, key_changed, known_services
+    from trun.adapters.known import Known, by_key, key_changed, known_services, remember
+    from trun.published import read
 
-    pinned = next((service for service in known_services() if service.address in (address, there)), None)
-    if pinned is not None and pinned.key != key:
-        raise key_changed(pinned, key)
-    if expect is not None and expect != key:
-        raise NotAuthorised(f"{address} publishes the key {key}, and {expect} was expected.")
-    known = by_key(key)
-    name = known.name if known is not None else str(facts.get("name") or urllib.parse.urlsplit(address).hostname)
-    return connect(there, name=name, key=key, trusted=known is not None and known.trusted)
+    found = read(address)
+    written = known_services()
+    noted = next((one for one in written if one.address in (address, found.address)), None)
+    if noted is not None and noted.key and noted.key != found.key:
+        raise key_changed(noted, found.key)
+    if expect is not None and expect != found.key:
+        raise _not_expected(found.name, address, expect, found.key)
+    known = noted or by_key(found.key)
+    if known is None:
+        is_taken = any(one.name == found.name for one in written)
+        name = urllib.parse.urlsplit(address).netloc if is_taken else found.name
+        known = Known(name=name, address=address, key="")
+    if not known.key:  # the first contact; from now on another key is a hard stop
+        known = remember(Known(name=known.name, address=address, key=found.key, trusted=known.trusted))
+    return connect(found.address, name=known.name, key=found.key, trusted=known.trusted)
 
 
 def _ssh(address: str, expect: str | None) -> Service:
