@@ -302,6 +302,10 @@ class Powers(Protocol):
         """Let another key stand for a user until then."""
         ...
 
+    def rotate(self, key: str, new: str) -> float:
+        """Give a user another key; return when the old one ends."""
+        ...
+
     def revoke(self, one: str, reason: str = "") -> None:
         """Let a link be worth nothing from now on."""
         ...

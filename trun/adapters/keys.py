@@ -210,6 +210,24 @@ def user_keys(*, make: bool = True) -> KeyPair:
     return keys
 
 
+def next_user_keys() -> KeyPair:
+    """Return the keys that this user is about to change to; the same ones until ``change_user_keys``."""
+    path = user_key_file().with_name("id.next")
+    if not path.exists():
+        write_seed(path, new_seed())
+    return KeyPair(read_seed(path))
+
+
+def change_user_keys() -> None:
+    """Let the next keys be this user's from now on; the old seed stays beside them as ``id.old``."""
+    path = user_key_file()
+    for name in ("id.old", "id.pub"):
+        path.with_name(name).unlink(missing_ok=True)
+    os.link(path, path.with_name("id.old"))
+    path.with_name("id.next").replace(path)
+    user_keys(make=False)
+
+
 def user_name() -> str:
     """Return the login name of this user."""
     try:

@@ -1,7 +1,8 @@
 """Who may do what on a service: the file ``STATE/authorized_users``, and the keys that asked to be let in.
 
-One line per key: ``name KEY roles=submit,read`` (KEY is 40 characters of Z85). The file is read again whenever it
-changes, so what ``trun user`` writes, or an operator's editor, holds for the next message of an open connection.
+One line per key: ``name KEY roles=submit,read`` (KEY is 40 characters of Z85), with ``until=2026-12-01T12:00:00Z`` at
+its end where the key ends, as one does that was exchanged for another. The file is read again whenever it changes, so
+what ``trun user`` writes, or an operator's editor, holds for the next message of an open connection.
 Strangers who asked for access are listed in ``STATE/access_requests``.
 
 Decides nothing: ``core.rights`` says which role a request needs. Who may come in: the node and the command line.
@@ -14,6 +15,7 @@ import json
 import os
 import re
 import time
+from calendar import timegm
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,11 +23,14 @@ import msgspec
 
 from trun.adapters.keys import fingerprint, from_z85
 from trun.core.rights import ROLES
-from trun.errors import BadOption, UnknownName
+from trun.errors import BadOption, NotAuthorised, UnknownName
 
 _NAME = re.compile(r"[A-Za-z0-9_.@+-]{1,64}")
 #: Requests for access that are kept.
 PENDING = 100
+#: Seconds for which a key lives on that was exchanged for another.
+OVERLAP_S = 7 * 86400.0
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class Person(msgspec.Struct, frozen=True):
@@ -34,10 +39,13 @@ class Person(msgspec.Struct, frozen=True):
     name: str
     key: str
     roles: frozenset[str]
+    #: When the key ends, in seconds since the epoch, UTC; 0.0: not by itself.
+    until: float = 0.0
 
     def line(self) -> str:
         """Return the person's line of the file."""
-        return f"{self.name} {self.key} roles={','.join(role for role in ROLES if role in self.roles)}"
+        ends = f" until={time.strftime(_TIME, time.gmtime(self.until))}" if self.until else ""
+        return f"{self.name} {self.key} roles={','.join(role for role in ROLES if role in self.roles)}{ends}"
 
 
 NOBODY: frozenset[str] = frozenset()
@@ -85,7 +93,7 @@ class People:
         """Return what the holder of this key may do, as the file says at this moment."""
         self._read()
         person = self._people.get(key)
-        return NOBODY if person is None else person.roles
+        return NOBODY if person is None or 0 < person.until < time.time() else person.roles
 
     def name(self, key: str) -> str:
         """Return the name of the holder of this key, or its fingerprint."""
@@ -133,6 +141,33 @@ class People:
         self._write([person for person in self.all() if person not in gone])
         return gone
 
+    def rotate(self, old: str, new: str) -> Person:
+        """Let ``new`` be another key of the holder of ``old``, which ends in seven days; return the line that ends.
+
+        The same exchange a second time changes nothing.
+
+        Raises
+        ------
+        NotAuthorised
+            The old key has no rights here.
+        BadOption
+            The new key is none, or somebody else's.
+        """
+        from_z85(new)
+        people = {person.key: person for person in self.all()}
+        mine, other = people.get(old), people.get(new)
+        if mine is None or not self.roles(old):
+            raise NotAuthorised("the key that is to be exchanged has no rights here.")
+        if other is not None and (other.name != mine.name or other.until):
+            raise BadOption(f"the key {new} is known here already, and cannot be the new one of {mine.name}.")
+        if other is None or not mine.until:
+            ends = min(mine.until or float("inf"), time.time() + OVERLAP_S)
+            mine = Person(mine.name, old, mine.roles, ends)
+            kept = [person for person in people.values() if person.key not in (old, new)]
+            self._write([*kept, Person(mine.name, new, mine.roles), mine])
+            self._forget(new)
+        return mine
+
     def _write(self, people: list[Person]) -> None:
         part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         with open(part, "w") as file:
@@ -175,14 +210,15 @@ class People:
 
 def _person(line: str) -> Person | None:
     words = line.split()
-    if len(words) != 3 or not words[2].startswith("roles=") or not _NAME.fullmatch(words[0]):
+    if not 3 <= len(words) <= 4 or not words[2].startswith("roles=") or not _NAME.fullmatch(words[0]):
         return None
     try:
         from_z85(words[1])
-    except BadOption:
+        until = float(timegm(time.strptime(words[3], f"until={_TIME}"))) if len(words) == 4 else 0.0
+    except (BadOption, ValueError):
         return None
     roles = frozenset(role for role in words[2].removeprefix("roles=").split(",") if role)
-    return Person(words[0], words[1], roles) if roles <= set(ROLES) else None
+    return Person(words[0], words[1], roles, until) if roles <= set(ROLES) else None
 
 
 def _plain(text: str, most: int) -> str:

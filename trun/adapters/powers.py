@@ -103,6 +103,10 @@ class Powers:
         self._sessions = kept
         return until
 
+    def rotate(self, key: str, new: str) -> float:
+        """Give the holder of ``key`` another one and return when the old one ends; durable."""
+        return self.people.rotate(key, new).until
+
     def _read_sessions(self) -> None:
         if self._sessions_read:
             return

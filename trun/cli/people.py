@@ -11,12 +11,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from trun.adapters.known import find, known_services
-from trun.adapters.people import People
+from trun.adapters.known import Known, find, known_services
+from trun.adapters.people import People, Person
 from trun.cli import table
 from trun.cli.arguments import Parser, print_json
 from trun.cli.text import Paint
-from trun.errors import UnknownName, UsageError, nearest
+from trun.errors import ServiceUnavailable, TrunError, UnknownName, UsageError, nearest
 
 
 def user(words: Sequence[str]) -> int:
@@ -70,11 +70,14 @@ def _list(words: Sequence[str]) -> int:
     people = _people(options.service)
     pending = people.pending()
     if options.json:
-        users = [{"name": one.name, "key": one.key, "roles": sorted(one.roles)} for one in people.all()]
+        users = [
+            {"name": one.name, "key": one.key, "roles": sorted(one.roles), "until": one.until or None}
+            for one in people.all()
+        ]
         print_json({"users": users, "pending": pending})
         return 0
-    rows = [[one.name, one.key, ",".join(sorted(one.roles)) or "-"] for one in people.all()]
-    heads = [table.Column(head=head) for head in ("NAME", "KEY", "ROLES")]
+    rows = [[one.name, one.key, ",".join(sorted(one.roles)) or "-", _ends(one)] for one in people.all()]
+    heads = [table.Column(head=head) for head in ("NAME", "KEY", "ROLES", "ENDS")]
     for line in table.render(heads, rows, paint=Paint(sys.stdout)):
         print(line)
     for item in pending:
@@ -85,21 +88,80 @@ def _list(words: Sequence[str]) -> int:
     return 0
 
 
+def _ends(one: Person) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(one.until)) if one.until else ""
+
+
 def keygen(words: Sequence[str]) -> int:
     """Run ``trun keygen``: make this user's key where there is none, and print the public half."""
     parser = Parser("keygen", "Make your key (once) and print what to hand to operators.")
     parser.add_argument("--json", action="store_true", help="print data instead of text")
+    parser.add_argument("--rotate", action="store_true", help="change to a new key, on all services that you know")
+    parser.add_argument("--force", action="store_true", help="--rotate: also where a service cannot be reached")
     options = parser.parse_args(list(words))
     from trun.adapters.keys import user_key_file, user_keys
 
-    is_new = not user_key_file().exists()
+    is_new = options.rotate or not user_key_file().exists()
+    told = _rotate(options.force, is_loud=not options.json) if options.rotate and user_key_file().exists() else {}
     keys = user_keys()
+    facts = {"key": keys.public, "fingerprint": keys.fingerprint, "file": str(user_key_file()), "new": is_new}
     if options.json:
-        print_json({"key": keys.public, "fingerprint": keys.fingerprint, "file": str(user_key_file()), "new": is_new})
+        print_json({**facts, "services": told} if options.rotate else facts)
     else:
         print(f"{keys.public}")
         print(f"  fingerprint {keys.fingerprint}; the secret half is in {user_key_file()}, never hand it out")
     return 0
+
+
+def _rotate(force: bool, *, is_loud: bool) -> dict[str, str]:
+    """Exchange this user's key on all known services, and then here; return what became of it, by service."""
+    from trun.adapters.agency import running
+    from trun.adapters.keys import change_user_keys, next_user_keys, user_key_file, user_keys
+    from trun.adapters.passphrases import is_locked
+
+    if running() is not None:
+        raise UsageError("an agent holds the present key: `trun agent stop`, and start it again afterwards.")
+    if is_locked(user_key_file()):
+        raise UsageError("the key has a passphrase: take it off first, with `trun agent lock --set`.")
+    old, new = user_keys(), next_user_keys()
+    told: dict[str, str] = {}
+    missed: dict[str, str] = {}
+    for known in known_services():
+        try:
+            until = _exchange(known, old.public, new.public)
+        except (TrunError, OSError) as error:
+            missed[known.name] = str(error)
+            continue
+        if until:
+            told[known.name] = time.strftime("%Y-%m-%d %H:%M", time.localtime(until))
+    if missed and not force:
+        lines = [f"  {name}: {text}" for name, text in missed.items()]
+        raise ServiceUnavailable(
+            "\n".join(["your key was not changed, since not all services that you know have the new one:", *lines])
+            + "\nrun it again later (what was done stays done), `trun service forget` those, or give --force."
+        )
+    change_user_keys()
+    for name, when in told.items() if is_loud else ():
+        print(f"{name} has the new key; the old one ends there on {when}")
+    for name in missed if is_loud else ():
+        print(f"{name} does not have the new key: `trun request-access {name}`")
+    return {**told, **dict.fromkeys(missed, "")}
+
+
+def _exchange(known: Known, old: str, new: str) -> float:
+    """Exchange a key on one service and return when the old one ends; 0.0 where nobody needs a key."""
+    from trun.remotes import remote_service
+
+    if known.folder:
+        people = People(Path(known.folder))
+        return people.rotate(old, new).until if people.roles(old) else 0.0
+    if known.address.startswith(("ipc:", "ssh:")):
+        return 0.0
+    service = remote_service(known.name)
+    try:
+        return float(service.ask("rotate", key=new)["until"])
+    finally:
+        service.leave_quietly()
 
 
 def request_access(words: Sequence[str]) -> int:

@@ -117,13 +117,6 @@ def remote_verbs(engine: Engine, powers: Powers) -> dict[str, View]:
         powers.revoke(str(arguments.get("id", "")), str(arguments.get("reason", "")))
         return {"revoked": arguments.get("id", "")}
 
-    def session(engine: Engine, arguments: dict[str, Any]) -> Any:
-        user = str(arguments.get("_user", ""))
-        if not user or user != arguments.get("_key"):
-            raise BadOption("a session is registered over a connection with the user's own key.")
-        until = powers.register(str(arguments.get("key", "")), user, float(arguments.get("expires") or 0.0))
-        return {"key": arguments.get("key"), "expires": until}
-
     def renew(engine: Engine, arguments: dict[str, Any]) -> Any:
         record = engine.machine.records.get(str(arguments.get("job", "")))
         user = str(arguments.get("_user", ""))
@@ -140,9 +133,28 @@ def remote_verbs(engine: Engine, powers: Powers) -> dict[str, View]:
         "request-access": request_access,
         "mint": mint,
         "revoke": revoke,
-        "session": session,
         "renew": renew,
+        **_key_verbs(powers),
     }
+
+
+def _key_verbs(powers: Powers) -> dict[str, View]:
+    """Return the verbs by which users let other keys of theirs in."""
+
+    def session(engine: Engine, arguments: dict[str, Any]) -> Any:
+        user = str(arguments.get("_user", ""))
+        if not user or user != arguments.get("_key"):
+            raise BadOption("a session is registered over a connection with the user's own key.")
+        until = powers.register(str(arguments.get("key", "")), user, float(arguments.get("expires") or 0.0))
+        return {"key": arguments.get("key"), "expires": until}
+
+    def rotate(engine: Engine, arguments: dict[str, Any]) -> Any:
+        user = str(arguments.get("_user", ""))
+        if not user or user != arguments.get("_key"):
+            raise BadOption("a key is exchanged over a connection with the user's own key.")
+        return {"key": arguments.get("key"), "until": powers.rotate(user, str(arguments.get("key", "")))}
+
+    return {"session": session, "rotate": rotate}
 
 
 def _refuse_foreign(engine: Engine, user: str, resources: Iterable[str]) -> None:

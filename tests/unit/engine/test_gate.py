@@ -95,7 +95,7 @@ TABLE: dict[type[Request], dict[str, frozenset[str]]] = {
 
 OF_ONE = row(OWNS, SEES, SEES)
 VERB_TABLE: dict[str, dict[str, frozenset[str]]] = {
-    **dict.fromkeys(("ping", "whoami", "request-access"), always(EVERYBODY)),
+    **dict.fromkeys(("ping", "whoami", "request-access", "rotate"), always(EVERYBODY)),
     **dict.fromkeys(
         ("which", "ps", "jobs", "summary", "graph", "changes", "resources", "versions", "functions", "session"),
         always(frozenset({"read", "admin"})),
