@@ -343,7 +343,7 @@ def _status(words: Sequence[str]) -> int:
             "python": welcome.python,
         }
         summary = made.ask("summary")
-        facts |= {key: summary[key] for key in ("counts", "unfinished", "dropped")}
+        facts |= {key: summary.get(key) for key in ("counts", "unfinished", "dropped", "irregular")}
     finally:
         made.close(timeout=5.0)
     if options.json:

@@ -391,7 +391,7 @@ def resources(engine: Engine, arguments: dict[str, Any]) -> Any:
 
 
 def summary(engine: Engine, arguments: dict[str, Any]) -> Any:
-    """Return how many jobs are in which state."""
+    """Return how many jobs are in which state, and what was dropped (``fenced``: attempts that are over)."""
     counts = Counter(record.life.state.value for record in engine.machine.records.values())
     finished = sum(counts[state] for state in ("completed", "failed", "aborted", "cancelled", "skipped"))
     return {
@@ -402,6 +402,7 @@ def summary(engine: Engine, arguments: dict[str, Any]) -> Any:
         "address": engine.endpoint.address if engine.endpoint is not None else "",
         "folder": engine.welcome.folder,
         "dropped": getattr(engine.endpoint, "dropped", 0),
+        "irregular": dict(engine.machine.counters),
     }
 
 

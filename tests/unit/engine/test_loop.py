@@ -18,10 +18,12 @@ from trun.messages import (
     Ask,
     Call,
     Cancel,
+    Completed,
     Credit,
     Define,
     Do,
     Drain,
+    Ended,
     Entries,
     GroupSpec,
     Hello,
@@ -100,6 +102,23 @@ def test_a_job_is_committed_before_it_is_acknowledged_and_started(house: House) 
 
     assert house.heard() == ["Submitted", "Queued", "Started"]
     assert house.executor.take_order("a").function == b"function"
+
+
+def test_what_a_lost_attempt_says_late_is_dropped_and_counted(house: House) -> None:
+    house.say(Submit(specs=(job("a"),)))
+    first = house.executor.take_order("a")
+    house.executor.lose("a")
+    house.run()
+    second = house.executor.take_order("a")
+    house.executor.report(Ended(uid="a", epoch=first.epoch, outcome=Completed(values={"result": 1})))
+    house.run()
+    house.executor.complete("a", 2)
+    house.run()
+
+    assert (first.epoch, second.epoch) == (1, 2)
+    (outcome,) = [entry for entry in house.journal.entries("a") if isinstance(entry.event, Completed)]
+    assert outcome.event.values == {"result": 2}
+    assert VIEWS["summary"](house.engine, {})["irregular"] == {"fenced": 1}
 
 
 def test_a_result_is_handed_to_the_dependent(house: House) -> None:
