@@ -16,9 +16,10 @@ from collections.abc import Mapping
 _SIZE = 4
 #: The place of an entry is (job, seq, epoch, time), that of the two rows of a job (JOB or LIFE, number); all others are
 #: texts and begin with the kind of the row.
-JOB, LIFE = 1, 2
+JOB, LIFE = 0, 1
+#: What the CRC-32 of anything with its own CRC-32 behind it comes to.
+_WHOLE = zlib.crc32(b"x" + zlib.crc32(b"x").to_bytes(_SIZE, "little"))
 _entry_place = struct.Struct("<qqqd").pack
-_job_place = struct.Struct("<bq").pack
 
 
 class BrokenSeal(ValueError):
@@ -35,14 +36,13 @@ def seal(data: bytes, *place: object) -> bytes:
 
 def unseal(data: bytes, *place: object) -> bytes:
     """Return what was sealed; raise ``BrokenSeal`` where it is not what was written there."""
-    body = data[:-_SIZE]
     try:
-        start = _start(place)
+        whole = zlib.crc32(data, _start(place)) == _WHOLE
     except (struct.error, TypeError):  # a number that is none any more
-        start = -1
-    if start < 0 or zlib.crc32(body, start) != int.from_bytes(data[-_SIZE:], "little"):
+        whole = False
+    if not whole:
         raise BrokenSeal(" ".join(map(str, place)))
-    return body
+    return data[:-_SIZE]
 
 
 def seal_of(*words: object) -> int:
@@ -59,7 +59,7 @@ def _start(place: tuple[object, ...]) -> int:
     if len(place) == 4:
         return zlib.crc32(_entry_place(*place))
     if type(place[0]) is int:
-        return zlib.crc32(_job_place(*place))
+        return (place[1] << 1 | place[0]) & 0xFFFFFFFF  # type: ignore[operator]
     return zlib.crc32("\0".join(map(str, place)).encode())
 
 
