@@ -239,6 +239,7 @@ class RouterEndpoint:
         socket.monitor("inproc://ends", zmq.EVENT_DISCONNECTED)
         self._monitor.setsockopt(zmq.RCVHWM, 0)
         self._monitor.connect("inproc://ends")
+        self._told_by = socket.fileno(), self._monitor.fileno()
 
     def who(self, peer: bytes) -> str:
         """Return the public key of a peer that was heard, or "" for the owner of the service."""
@@ -251,12 +252,11 @@ class RouterEndpoint:
         return list(self._late)
 
     def _look_for_ends(self) -> None:
-        with contextlib.suppress(zmq.Again):
-            while True:
-                event = self._monitor.recv_multipart(zmq.NOBLOCK)[0]
-                peer = self._fds.pop(int.from_bytes(event[2:6], sys.byteorder), None)
-                if peer is not None:
-                    self._gone.append(peer)
+        while self._monitor.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # to receive in vain costs more
+            event = self._monitor.recv_multipart(zmq.NOBLOCK)[0]
+            peer = self._fds.pop(int.from_bytes(event[2:6], sys.byteorder), None)
+            if peer is not None:
+                self._gone.append(peer)
 
     def _enter(self, peer: bytes, who: str, frame: zmq.Frame) -> None:
         """Note a peer that was not heard before, and by which connection it came."""
@@ -271,7 +271,7 @@ class RouterEndpoint:
 
     def fds(self) -> list[int]:
         """Return descriptors that become readable *once* when something has come: receive until nothing is left."""
-        return [int(self._socket.getsockopt(zmq.FD)), int(self._monitor.getsockopt(zmq.FD))]
+        return list(self._told_by)
 
     def receive(self) -> list[tuple[bytes, Sequence[AnyRequest]]]:
         """Return what has arrived, as (peer, requests); empty only when nothing is left. Never blocks."""
