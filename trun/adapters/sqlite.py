@@ -342,7 +342,7 @@ class SqliteJournal(ReadOnlyJournal):
         if batch.lives:
             values = []
             for number, life in batch.lives:
-                values += (number, is_live(life), seal(life, LIFE, number))
+                values += (number, 1 if is_live(life) else 0, seal(life, LIFE, number))  # a bool takes sqlite3 long
             insert_rows(connection, "INSERT OR REPLACE INTO lives VALUES", 3, values)
         if batch.entries:
             values = []
