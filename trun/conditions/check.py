@@ -163,6 +163,8 @@ class _Search:
             atoms = [self.leaf(place) for place in places or self.bound[names[0]]]
             found = [atom for atom in atoms if isinstance(atom, JobAtom)]
             kinds = " and ".join(dict.fromkeys(f"is{atom.what}" for atom in found))
+            if " and " not in kinds:
+                return f"{kinds} of {_name(found[0])!r} cannot be true and not true at once"
             return f"{kinds} of {_name(found[0])!r} exclude one another (a job ends in one way only)"
         if len(names) == 1 and names[0] in ("clock", "timer"):
             return "its times exclude one another (what must come later lies behind the deadline)"

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from trun.conditions.algebra import Condition
-from trun.conditions.atoms import IsCompleted
+from trun.conditions.atoms import IsCompleted, JobAtom
 from trun.conditions.resolver import Decision, Drop, Fire, Lapse
 from trun.conditions.value import TRUE, Value
 from trun.core import races
@@ -27,7 +27,7 @@ from trun.core.timers import Timers
 from trun.core.voices import plain, plain_keys
 from trun.core.waits import Waits
 from trun.core.wants import held_amounts, is_expired, needs_of
-from trun.core.words import outcome_words
+from trun.core.words import unmet_words
 from trun.messages import (
     Aborted,
     AnyEvent,
@@ -237,7 +237,9 @@ class Flow:
             return str(drop.reason), self._root_abroad(drop.reason.subjects), "expired" if expired else "never"
         first = min(found, key=lambda record: (record.life.state is JobState.COMPLETED, record.life.ended))
         root = first.life.root or first.spec.uid
-        words = dict.fromkeys(f"{record.id} {outcome_words(record)}" for record in found[:3])
+        atoms = [atom for atom in drop.reason.atoms if isinstance(atom, JobAtom)]
+        about = {record.spec.uid: [atom for atom in atoms if atom.subject == record.spec.uid] for record in found[:3]}
+        words = dict.fromkeys(f"{record.id} {unmet_words(record, about[record.spec.uid])}" for record in found[:3])
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         kind = "race" if first.life.kind == "race" else "never"
         return f"{', '.join(words)}{more}", root if root != drop.owner else first.spec.uid, kind

@@ -155,6 +155,11 @@ class Known:
             self.free[leaf.key] = leaf
         return self._other(leaf)
 
+    def is_unsure(self, atom: JobAtom) -> bool:
+        """Whether a job is over, and only its stream can tell what an atom over its messages came to be worth."""
+        record = self._book.records.get(atom.subject)
+        return record is not None and record.life.state in FINAL_STATES and judge(record, atom) is None
+
     def risen(self, leaf: Leaf) -> float:
         """Return when an atom that holds came true, in seconds; 0.0: unknown. For ``since``."""
         if not isinstance(leaf, JobAtom):

@@ -14,14 +14,14 @@ from trun.conditions.atoms import JobAtom
 from trun.conditions.explain import Explanation, explain_tree
 from trun.conditions.phrases import duration
 from trun.conditions.timing import TimeLeaf
-from trun.conditions.value import NEVER, TRUE, WAIT, Value
+from trun.conditions.value import CANCELLED, NEVER, TRUE, WAIT, Value
 from trun.core.book import Book
 from trun.core.flow import Flow
 from trun.core.record import JobRecord, JobState
 from trun.core.states import MEANING
 from trun.core.voices import plain_keys
 from trun.core.wants import condition_of
-from trun.core.words import outcome_words, span
+from trun.core.words import counted_words, outcome_words, span
 
 #: Holders of a scarce resource that are named.
 HOLDERS = 5
@@ -52,7 +52,9 @@ def _describer(flow: Flow, owner: JobRecord, now: float) -> Callable[[Leaf], str
             return f"{leaf} [{_time_left(leaf, leaf.deadline(owner.life.origin) - now)}]"
         if not isinstance(leaf, JobAtom):
             return str(leaf)
-        record = flow.book.records.get(leaf.subject)
+        record, group = flow.book.records.get(leaf.subject), flow.groups.get(leaf.subject)
+        if group is not None:
+            return f"{leaf} [{counted_words(group.counted())}]"
         if record is None:
             return str(leaf)
         argument = "" if leaf.argument is None else f"({leaf.argument!r})"
@@ -74,12 +76,15 @@ def _decided(flow: Flow, record: JobRecord, now: float) -> Callable[[Leaf], Valu
     witness = frozenset(record.life.witness)
     condition = condition_of(record.spec, flow.book.here) if witness else None
     then = _senses(condition) if condition is not None else {}
+    is_dropped = bool(life.root) and life.state in (JobState.CANCELLED, JobState.SKIPPED, JobState.HELD)
 
     def value(leaf: Leaf) -> Value:
         if leaf.key in witness or plain_keys((leaf.key,), record.spec.owner)[0] in witness:
             return then.get(leaf.key, TRUE)
         if isinstance(leaf, TimeLeaf):
             return leaf.late if leaf.deadline(life.origin) <= when else leaf.early
+        if is_dropped and isinstance(leaf, JobAtom) and flow.known.is_unsure(leaf):
+            return CANCELLED  # its stream would tell; but as long as it waited for it, it was not true
         return flow.known.value(leaf)
 
     return value

@@ -4,9 +4,10 @@ import pytest
 
 from tests.unit.core.kit import Service, spec
 from trun.conditions.algebra import Or
-from trun.conditions.atoms import IsCompleted, IsResult
+from trun.conditions.atoms import IsCompleted, IsMessage, IsReached, IsResult
+from trun.conditions.value import Value
 from trun.core.record import JobState
-from trun.messages import Cancel, Hold, Improved, Progress, Resume, Suspend
+from trun.messages import Cancel, GroupSpec, Hold, Improved, Progress, Resume, Suspend
 
 
 def why(service: Service, uid: str) -> str:
@@ -219,3 +220,42 @@ def test_a_job_that_runs_although_it_could_never_says_so() -> None:
     service.fail("a")
 
     assert "it runs all the same" in why(service, "b")
+
+
+def test_a_group_says_how_far_it_is() -> None:
+    service = Service()
+    members = [spec(uid, group="g") for uid in "abcd"]
+    service.submit(*members, groups=[GroupSpec("g", "scan", 4)])
+    service.job("w", IsReached("g", "75%"))
+    service.job("x", IsCompleted("g"), on_never="hold")
+    service.run()
+    service.complete("a")
+    service.fail("b")
+
+    assert "[1 of 4 completed, 1 failed]  ◀ blocking" in why(service, "w")
+    assert "[1 of 4 completed, 1 failed]" in reason(service, "w")
+    assert "[1 of 4 completed, 1 failed]  ◀ blocking" in why(service, "x")
+
+
+@pytest.mark.parametrize(
+    ("when", "values", "text"),
+    [
+        (IsResult("a", "chisq < 2"), {"chisq": 3.5}, "improved('chisq < 2') never held (at its end chisq = 3.5)"),
+        (IsResult("a", "chi < 2"), {"chisq": 3.5}, "(its values are chisq. Did you mean 'chisq'?)"),
+        (IsResult("a", "chi < 2"), {}, "(it reported no values)"),
+        (IsMessage("a", "ready"), {}, "a#1 has completed without saying 'ready'"),
+    ],
+)
+def test_a_job_that_never_said_what_was_waited_for(when: IsResult, values: dict[str, float], text: str) -> None:
+    service = Service()
+    service.job("a")
+    service.job("b", when)
+    service.run()
+    service.emit("a", Improved(values=values))
+    service.complete("a", **values)
+
+    assert service.state("b") == "cancelled"
+    assert text in service.life("b").reason
+    assert service.machine.explain("b", service.now).value is Value.CANCELLED
+    assert "⊘" in why(service, "b")
+    assert text in reason(service, "b")
