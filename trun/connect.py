@@ -29,6 +29,7 @@ import trun.errors as errors
 import trun.service as services
 from trun.adapters import folders
 from trun.adapters.sockets import pipe_above_stdio
+from trun.adapters.system import need_linux
 from trun.errors import BadOption, ServiceUnavailable, StateError, TrunError
 from trun.service import Service
 
@@ -87,6 +88,7 @@ def local(
     StateError
         The folder cannot be written, was written by a newer trun, is damaged, or is held by another process.
     """
+    need_linux("a service on this machine")
     if workers is not None and (not isinstance(workers, int) or isinstance(workers, bool) or workers < 1):
         raise BadOption(f"workers must be a whole number of at least 1, not {workers!r}.")
     if executor != "processes":

@@ -13,13 +13,11 @@ Rule: nothing is ever made in the working folder, and a folder that a living pro
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
 import secrets
 import shutil
-import stat
 import sys
 import tempfile
 import time
@@ -28,6 +26,7 @@ from pathlib import Path
 
 import msgspec
 
+from trun.adapters import system
 from trun.errors import BadOption, StateError, StateHeld
 
 #: Longest path of a Unix socket in bytes, without the closing zero (``sun_path`` has 108).
@@ -73,7 +72,7 @@ def runtime_folder() -> Path:
     elif base and os.access(base, os.W_OK):
         found = Path(base, "trun")
     else:
-        found = Path(tempfile.gettempdir(), f"trun-{os.getuid()}")
+        found = Path(tempfile.gettempdir(), f"trun-{system.user_id()}")
     return private_folder(found, variable="TRUN_RUNTIME_DIR")
 
 
@@ -100,9 +99,9 @@ def private_folder(path: Path, *, variable: str = "") -> Path:
         found = path.stat()
     except OSError as error:
         raise StateError(f"the folder {path} cannot be made ({error.strerror});{hint}", path=str(path)) from error
-    if found.st_uid != os.getuid():
+    if not system.is_mine(found):
         raise StateError(f"the folder {path} belongs to the user with uid {found.st_uid};{hint}", path=str(path))
-    if stat.S_IMODE(found.st_mode) & 0o022:
+    if system.is_open_to_others(found, 0o022):
         raise StateError(f"others may write to the folder {path}; run `chmod go-w {path}`, or{hint}", path=str(path))
     if not os.access(path, os.W_OK | os.X_OK):
         raise StateError(f"the folder {path} cannot be written (Permission denied);{hint}", path=str(path))
@@ -260,7 +259,7 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "lock"
         try:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | system.CLOEXEC, 0o600)
         except OSError as error:
             raise StateError(
                 f"the folder {folder} cannot be written ({error.strerror}); make it writable or choose another.",
@@ -286,7 +285,7 @@ class FolderLock:
         if self._fd >= 0:
             if self._pid == os.getpid():
                 # Said outright: a child that is just being started may still have our descriptors for a moment.
-                fcntl.flock(self._fd, fcntl.LOCK_UN)
+                system.unlock(self._fd)
             os.close(self._fd)
             self._fd = -1
 
@@ -295,7 +294,7 @@ def _lock(fd: int) -> bool:
     """Take the lock; False where somebody holds it. Tries for a moment, since ``holder`` takes it for an instant."""
     for pause_s in (*[0.001] * 4, *[0.005] * 8, 0.0):
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            system.lock(fd)
         except BlockingIOError:
             time.sleep(pause_s)
         else:
@@ -325,12 +324,12 @@ def held_by(path: Path, who: Holder, *, what: str = "state folder") -> StateHeld
 def holder(folder: Path) -> Holder | None:
     """Return who holds the folder now, or None when nobody does."""
     try:
-        fd = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(folder / "lock", os.O_RDONLY | system.CLOEXEC)
     except OSError:
         return None
     try:
         try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            system.lock(fd, shared=True)
         except BlockingIOError:
             return _read_holder(fd)
         return None

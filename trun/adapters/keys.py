@@ -18,9 +18,9 @@ import hashlib
 import os
 import secrets
 import socket
-import stat
 from pathlib import Path
 
+from trun.adapters import system
 from trun.adapters.folders import config_folder, private_folder
 from trun.errors import BadOption, StateError
 
@@ -159,7 +159,7 @@ def read_seed(path: Path) -> bytes:
         Others may read or write the file, it is not ours, or it holds no seed.
     """
     found = path.stat()
-    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+    if not system.is_mine(found) or system.is_open_to_others(found, 0o077):
         raise StateError(f"others may read the secret key {path}; run `chmod 600 {path}`.", path=str(path))
     words = path.read_text(errors="replace").split()
     if len(words) >= 2 and words[0] == MARK:
@@ -232,8 +232,8 @@ def user_name() -> str:
     """Return the login name of this user."""
     try:
         return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid{os.getuid()}"
+    except (KeyError, OSError, ImportError):  # Windows has no list of users
+        return f"uid{system.user_id()}"
 
 
 class ServiceKeys:

@@ -9,7 +9,6 @@ Rule: nothing is written here but by ``service add``, ``service start`` and a fi
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from trun.adapters import system
 from trun.adapters.folders import config_folder
 from trun.adapters.keys import fingerprint, from_z85
 from trun.errors import ServiceKeyChanged, StateError, UnknownName
@@ -95,9 +95,9 @@ def by_key(key: str) -> Known | None:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    fd = os.open(_path().with_name(".known_services.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(_path().with_name(".known_services.lock"), os.O_RDWR | os.O_CREAT | system.CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        system.lock(fd, wait=True)
         yield
     finally:
         os.close(fd)
@@ -135,7 +135,7 @@ def _write(known: list[Known]) -> None:
     path = _path()
     part = path.with_name(f".{path.name}.{os.getpid()}")
     with open(part, "wb") as file:
-        os.fchmod(file.fileno(), 0o600)
+        system.only_mine(file.fileno())
         file.write(b"".join(msgspec.json.encode(service) + b"\n" for service in known))
         file.flush()
         os.fsync(file.fileno())

@@ -14,9 +14,9 @@ import binascii
 import contextlib
 import os
 import secrets
-import stat
 from pathlib import Path
 
+from trun.adapters import system
 from trun.adapters.keys import KEY_BYTES, MARK, read_seed
 from trun.errors import BadOption, NotAuthorised, StateError
 
@@ -99,7 +99,7 @@ def open_seed(path: Path, passphrase: str = "") -> bytes:
     if not is_locked(path):
         return read_seed(path)
     found = path.stat()
-    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+    if not system.is_mine(found) or system.is_open_to_others(found, 0o077):
         raise StateError(f"others may read the secret key {path}; run `chmod 600 {path}`.", path=str(path))
     if not passphrase:
         raise NotAuthorised(f"the key {path} needs its passphrase; `trun agent start` asks for it.")

@@ -6,11 +6,11 @@ Knows nothing of messages. Who may come in: the adapters. Rule: a socket that so
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
 import stat
 import struct
+import sys
 import threading
 from pathlib import Path
 
@@ -23,6 +23,8 @@ def pipe_above_stdio() -> tuple[int, int]:
     read, write = os.pipe()
     if write > 2:
         return read, write
+    import fcntl  # a client on Windows starts no children
+
     try:
         return read, fcntl.fcntl(write, fcntl.F_DUPFD_CLOEXEC, 3)
     finally:
@@ -72,8 +74,14 @@ class Wake:
     """Wakes a thread that waits in poll for ``fd``."""
 
     def __init__(self) -> None:
+        self._pair: tuple[socket.socket, ...] = ()
         if hasattr(os, "eventfd"):
             self.fd = self._write = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        elif sys.platform == "win32":  # where sockets alone can be waited for
+            self._pair = socket.socketpair()
+            self.fd, self._write = (each.fileno() for each in self._pair)
+            for each in self._pair:
+                each.setblocking(False)
         else:
             self.fd, self._write = os.pipe()
             os.set_blocking(self.fd, False)
@@ -86,18 +94,25 @@ class Wake:
         with self._lock:
             if self._write >= 0:
                 with contextlib.suppress(BlockingIOError):
-                    os.write(self._write, b"\1\0\0\0\0\0\0\0")
+                    if self._pair:
+                        self._pair[1].send(b"x")
+                    else:
+                        os.write(self._write, b"\1\0\0\0\0\0\0\0")
 
     def clear(self) -> None:
         """Take note, in the thread that was woken."""
         with contextlib.suppress(BlockingIOError):
-            os.read(self.fd, 4096)
+            if self._pair:
+                self._pair[0].recv(4096)
+            else:
+                os.read(self.fd, 4096)
 
     def close(self) -> None:
         """Close the descriptors; a second call does nothing."""
         with self._lock:
             if self._write >= 0:
-                os.close(self.fd)
-                if self._write != self.fd:
-                    os.close(self._write)
+                for each in self._pair:
+                    each.close()
+                for fd in {self.fd, self._write} if not self._pair else ():
+                    os.close(fd)
                 self._write = -1

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 import threading
 from collections import OrderedDict
@@ -28,6 +27,7 @@ from trun.adapters.folders import private_folder
 from trun.adapters.keys import KEY_CHARS, z85
 from trun.adapters.link import FRAMES_AT_ONCE, LINGER_S, Connection, encode_frames
 from trun.adapters.sockets import free_socket, socket_path
+from trun.adapters.system import user_id
 from trun.core.codec import decode_requests
 from trun.errors import BadOption, NotAuthorised, ServiceUnavailable
 from trun.messages import Answer, AnyAnswer, AnyRequest, ErrorInfo
@@ -70,11 +70,11 @@ class SameUser:
     """Admits processes of the same user on the same machine; the kernel says who they are."""
 
     def __init__(self) -> None:
-        self._uid = str(os.getuid())
+        self._uid = str(user_id())
 
     def guard(self, socket: zmq.Socket[bytes]) -> None:
         """Let the listener refuse other users at once."""
-        socket.setsockopt(zmq.IPC_FILTER_UID, os.getuid())
+        socket.setsockopt(zmq.IPC_FILTER_UID, user_id())
 
     def introduce(self, socket: zmq.Socket[bytes]) -> None:
         """Nothing to say: the kernel does."""
@@ -390,7 +390,7 @@ class Link(Connection):
         """Refuse a socket that another user has put there."""
         if self._path is not None:
             with contextlib.suppress(FileNotFoundError):
-                if (owner := self._path.stat().st_uid) not in (os.getuid(), 0):
+                if (owner := self._path.stat().st_uid) not in (user_id(), 0):
                     raise NotAuthorised(f"the socket {self._path} belongs to the user with uid {owner}, not to you.")
 
     def open_line(self) -> _Line:

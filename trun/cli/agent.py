@@ -24,6 +24,7 @@ from typing import Any
 import trun.errors as errors
 from trun.adapters import agency, keys, passphrases
 from trun.adapters.agency import Agent, Forget, List, Lock
+from trun.adapters.system import need_linux
 from trun.cli.arguments import Parser, print_json
 from trun.cli.text import line
 from trun.errors import ServiceUnavailable, UsageError
@@ -63,6 +64,7 @@ def _running() -> Agent:
 
 
 def _start(options: argparse.Namespace) -> int:
+    need_linux("the agent")
     command = [sys.executable, "-P", "-m", "trun.daemons.agent"]
     found = agency.running()
     if found is None and options.foreground:

@@ -24,6 +24,7 @@ from typing import Any
 from trun.adapters import folders
 from trun.adapters.known import Known, find, forget, known_services, remember
 from trun.adapters.sockets import pipe_above_stdio
+from trun.adapters.system import need_linux
 from trun.cli import table
 from trun.cli.arguments import Parser, print_json, whole
 from trun.cli.text import Paint
@@ -115,6 +116,7 @@ def _start_options(words: Sequence[str]) -> Any:
     parser.add_argument("--foreground", action="store_true", help="stay in this terminal (for systemd and batch jobs)")
     parser.add_argument("--json", action="store_true", help="print data instead of text")
     options = parser.parse_args(list(words))
+    need_linux("a service on this machine")
     if options.executor != "processes":
         raise BadOption(f"executor {options.executor!r} is not in this version of trun yet; use processes.")
     if not options.name.replace("-", "").replace("_", "").replace(".", "").isalnum() or len(options.name) > 40:
