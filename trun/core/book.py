@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 
 from trun.core.record import FINAL_STATES, Effect, JobRecord, JobState, Life, Publish, Save, SaveSpec
-from trun.core.states import Cause, next_state
+from trun.core.states import TRANSITIONS, Cause, next_state
 from trun.messages import FINAL, AnyEvent, Entry, Event, Improved, JobSpec, Progress, Queued, Said, Started
 
 #: Changes of state that are remembered, over all jobs, for ``story``; the streams keep everything.
@@ -127,12 +127,11 @@ class Book:
 
     def move(self, record: JobRecord, cause: Cause) -> None:
         """Change the state of a job by the table, and save it."""
-        life = record.life
-        state = next_state(life.state, cause)
-        uid = record.spec.uid
-        self._past.append((self.now, uid, life.state, cause))
-        life.state = state
-        life.changed = self.now
+        life, uid, now = record.life, record.spec.uid, self.now
+        before = life.state
+        life.state = TRANSITIONS.get((before, cause)) or next_state(before, cause)
+        self._past.append((now, uid, before, cause))
+        life.changed = now
         self.out.append(Save(uid))
 
     def save(self, record: JobRecord) -> None:

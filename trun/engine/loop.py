@@ -354,9 +354,10 @@ class Engine:
         self.on_session(session)
 
     def _submit(self, peer: bytes, message: Submit, now: float) -> None:
-        is_fresh = any(spec.uid not in self.machine.records for spec in message.specs)
-        full = (self.full or StateFull()) if is_fresh and self.is_short_of_space else None
-        error = full or self.payloads.packages.refusal(message)
+        error: Exception | None = None
+        if self.is_short_of_space and any(spec.uid not in self.machine.records for spec in message.specs):
+            error = self.full or StateFull()
+        error = error or self.payloads.packages.refusal(message)
         if error is not None:
             uids = tuple(spec.uid for spec in message.specs)
             self._send(peer, [Refuse(uids=uids, error=describe(error))])
