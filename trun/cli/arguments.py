@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from trun.cli.text import CONTROLS
-from trun.errors import UsageError, nearest
+from trun.errors import BadOption, UsageError, nearest
 
 #: A public key may begin as an option does.
 _KEY = re.compile(r"-[0-9A-Za-z.:+=^!/*?&<>()\[\]{}@%$#-]{39}")
@@ -75,7 +75,10 @@ def span(text: str) -> float:
     """Return a time span such as ``2d`` in seconds (a type for argparse)."""
     from trun.conditions.timing import span_seconds
 
-    return span_seconds(text, "the time span")
+    try:
+        return span_seconds(text, "the time span")
+    except BadOption as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def whole(text: str) -> int:

@@ -101,7 +101,8 @@ def completion(words: Sequence[str]) -> int:
     parser.add_argument("shell", metavar="bash|zsh|fish")
     shell = parser.parse_args(words).shell
     if shell not in SCRIPTS:
-        raise UnknownName(f"there is no completion for {shell!r}.", name=shell, known=SCRIPTS)
+        known = ", ".join(SCRIPTS)
+        raise UnknownName(f"there is no completion for {shell!r}, only for {known}.", name=shell, known=SCRIPTS)
     print(SCRIPTS[shell], end="")
     return 0
 

@@ -235,7 +235,10 @@ def named_places(places: Sequence[Place], name: str) -> list[Place]:
     far = _known_place(name)
     if far is not None:
         return [far]
-    known = [*dict.fromkeys(word for place in places for word in (place.run, place.name))]
+    from trun.adapters.known import known_services
+
+    names = [word for place in places for word in (place.run, place.name)]
+    known = [*dict.fromkeys([*names, *(service.name for service in known_services())])]
     raise UnknownName(f"there is no service and no run {name!r}.", name=name, known=known)
 
 

@@ -70,7 +70,7 @@ def stranger(service: str, peer: Guest) -> NotAuthorised:
     return NotAuthorised(
         f"service {service} does not know your key. Hand it to the operator, who lets you in with "
         f"`trun user add YOURNAME '{peer.user}' --roles read,submit --service {service}`; "
-        f"or ask with `trun request-access {service} REASON`."
+        f"or ask with `trun request-access {service} REASON` (under the name that you have for the service)."
     )
 
 

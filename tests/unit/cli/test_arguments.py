@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from trun.adapters.keys import from_z85, z85
-from trun.cli.arguments import Parser
+from trun.cli.arguments import Parser, span
 from trun.errors import UsageError
 
 #: Keys that begin as an option does.
@@ -35,3 +35,12 @@ def test_an_option_that_is_as_long_as_a_key_is_an_option() -> None:
 def test_a_misspelt_option_is_named_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="--expect"):
         parser().parse_args(["fans", "--expekt", "x"])
+
+
+def test_a_time_span_that_is_none_says_what_is_one() -> None:
+    made = Parser("test", "Words of a verb.")
+    made.add_argument("--since", type=span)
+
+    assert made.parse_args(["--since", "2d"]).since == 172800.0
+    with pytest.raises(UsageError, match=r"'2x' is no time span; write \"90s\""):
+        made.parse_args(["--since", "2x"])

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from trun.adapters.keys import KeyPair, new_seed
+from trun.adapters.known import Known, remember
 from trun.cli.places import Place, Search, named_places
 from trun.errors import ServiceUnavailable, UnknownName
 
@@ -140,3 +142,10 @@ def test_a_name_means_a_run_a_living_service_or_the_begin_of_a_run(name: str, ru
 def test_an_unknown_run_names_the_nearest() -> None:
     with pytest.raises(UnknownName, match="Did you mean 'compufans'"):
         named_places(PLACES, "compufan")
+
+
+def test_services_that_are_written_down_are_near_names_too() -> None:
+    remember(Known(name="facility", address="tcp://127.0.0.1:9", key=KeyPair(new_seed()).public))
+
+    with pytest.raises(UnknownName, match="Did you mean 'facility'"):
+        named_places(PLACES, "facilty")
