@@ -252,7 +252,7 @@ class RouterEndpoint:
         return list(self._late)
 
     def _look_for_ends(self) -> None:
-        while self._monitor.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # to receive in vain costs more
+        while int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:  # to receive in vain costs more
             event = self._monitor.recv_multipart(zmq.NOBLOCK)[0]
             peer = self._fds.pop(int.from_bytes(event[2:6], sys.byteorder), None)
             if peer is not None:
