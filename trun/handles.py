@@ -255,8 +255,8 @@ class Job(Outcomes, Deferred, concurrent.futures.Future[Any]):
             return
         self.service.check_process()
         with slot_given_back():
-            _, open_ = concurrent.futures.wait([self], timeout)
-        if open_:
+            done = verdicts.is_done(self, timeout)
+        if not done:
             raise late(self._label, timeout, self.service, self._now.value)
 
     def result(self, timeout: float | None = None) -> Any:
