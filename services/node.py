@@ -142,8 +142,8 @@ def compose(options: argparse.Namespace) -> Driver:
         engine.gate.offer = engine.payloads.packages.offer
     engine.recover()
     _write_facts(options, engine.welcome)
-    look = open_.look if open_ is not None else None
-    return Driver(engine, owner_pid=options.owner or None, outlive=options.detach, look=look)
+    looker = open_.looker if open_ is not None else None
+    return Driver(engine, owner_pid=options.owner or None, outlive=options.detach, looker=looker)
 
 
 def _settings(folder: Path) -> dict[str, str]:
@@ -211,8 +211,8 @@ class Opening:
         self._export = Path(options.export) if options.export else None
         self._reach = from_environment(shared=True, environment=settings)
         self._bulk_port = port_of(settings)
-        #: How conditions on the world are looked at.
-        self.look = Looker(self._reach).look
+        #: Who looks at the world for conditions.
+        self.looker = Looker(self._reach)
 
     def sweep(self) -> None:
         """Remove what is left of transfers that nobody will go on with; nobody waits for that."""

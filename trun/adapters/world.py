@@ -40,7 +40,7 @@ class Looker:
         NotAuthorised
             The service must not ask this address.
         """
-        if atom.what == "url" or (atom.what == "exists" and urlsplit_scheme(atom.target) in _WEB):
+        if is_address(atom):
             return HOLDS if self._answers(atom.target) else WAIT
         if atom.what == "exists":
             return HOLDS if _is_there(file_path(atom.target)) else WAIT
@@ -60,6 +60,11 @@ class Looker:
         from trun.adapters.web import answers  # costs a tenth of a node's start, and few conditions are about URLs
 
         return answers(url, self._reach, TIMEOUT_S)
+
+
+def is_address(atom: WorldAtom) -> bool:
+    """Whether a server is asked, which may take long."""
+    return atom.what == "url" or (atom.what == "exists" and urlsplit_scheme(atom.target) in _WEB)
 
 
 def urlsplit_scheme(target: str) -> str:
@@ -95,4 +100,4 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-__all__ = ["Looker", "file_path", "urlsplit_scheme"]
+__all__ = ["Looker", "file_path", "is_address", "urlsplit_scheme"]

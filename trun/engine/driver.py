@@ -11,9 +11,8 @@ import logging
 import os
 import select
 from collections.abc import Callable
-from typing import Any
 
-from trun.adapters.watchers import Watchers
+from trun.adapters.watchers import Looks, Watchers
 from trun.engine.ending import put_down
 from trun.engine.loop import Engine, Session
 from trun.engine.streams import KEPT_S
@@ -32,8 +31,8 @@ class Driver:
 
     ``owner_pid`` is the process that a private node belongs to: when it dies without a word, the node stops what runs,
     keeps the record, and ends. Where the executor can, running jobs of other nodes live on when the node ends, and the
-    next one of the same folder finds them again; ``stop(kill=True)`` ends them. ``look`` is how the
-    watchers look at the world (see ``Watchers``).
+    next one of the same folder finds them again; ``stop(kill=True)`` ends them. ``looker`` is
+    who looks at the world for conditions (see ``Watchers``).
     """
 
     def __init__(
@@ -42,10 +41,10 @@ class Driver:
         *,
         owner_pid: int | None = None,
         outlive: bool = False,
-        look: Callable[[Any], int] | None = None,
+        looker: Looks | None = None,
     ) -> None:
         self.engine = engine
-        self.watchers = Watchers(look)
+        self.watchers = Watchers(looker)
         self.owner_left = False
         self._owner_pid = owner_pid or 0
         self._outlive = outlive

@@ -15,7 +15,7 @@ from trun.adapters.reach import reach
 from trun.adapters.watchers import Watchers
 from trun.adapters.world import Looker
 from trun.conditions.atoms import WorldAtom, changed, exists, url_ok
-from trun.conditions.value import CANCELLED, HOLDS, TRUE, WAIT
+from trun.conditions.value import CANCELLED, HOLDS, TRUE, WAIT, Value
 from trun.errors import NotAuthorised
 from trun.messages import AtomMoved
 
@@ -121,7 +121,7 @@ def test_an_allowed_address_does_not_lead_to_one_that_is_not(website: Any) -> No
 
 
 def test_an_atom_that_is_refused_is_cancelled_with_the_reason() -> None:
-    watchers = Watchers(Looker(reach([])).look)
+    watchers = Watchers(Looker(reach([])))
     atom = url_ok("https://169.254.169.254/")
     try:
         watchers.change([atom], [])
@@ -142,3 +142,74 @@ def test_a_wait_can_be_ended_although_nothing_was_seen() -> None:
     assert watchers.take() == []
     watchers.close()
     watchers.wake()  # by a signal that comes late
+
+
+def heard(watchers: Watchers) -> list[AtomMoved]:
+    """Wait until something was seen."""
+    while not (found := watchers.take()):
+        assert select.select([watchers.fd()], [], [], 30)[0]
+    return found
+
+
+def test_servers_that_do_not_answer_hold_up_no_file(tmp_path: Path) -> None:
+    answered = threading.Event()
+
+    class Patient(Looker):
+        def look(self, atom: WorldAtom) -> Value:
+            if atom.what == "url":
+                answered.wait(60)
+            return HOLDS
+
+    watchers = Watchers(Patient())
+    silent = [url_ok(f"https://silent{n}.example/") for n in range(20)]
+    watchers.change(silent, [])
+    watchers.change([exists(tmp_path)], [])
+    try:
+        assert [moved.key for moved in heard(watchers)] == [exists(tmp_path).key]
+        answered.set()
+        seen: set[str] = set()
+        while len(seen) < len(silent):
+            seen.update(moved.key for moved in heard(watchers))
+        assert seen == {atom.key for atom in silent}
+    finally:
+        answered.set()
+        watchers.close()
+
+
+def test_an_atom_that_is_watched_again_is_told_again(tmp_path: Path) -> None:
+    watchers = Watchers()
+    atom = exists(tmp_path, poll=0.01)
+    try:
+        for _ in range(3):
+            watchers.change([atom], [])
+            assert [moved.value for moved in heard(watchers)] == [HOLDS]
+            watchers.change([], [atom.key])
+    finally:
+        watchers.close()
+
+
+def test_threads_end_with_the_last_atom(tmp_path: Path) -> None:
+    watchers = Watchers()
+    atoms = [exists(tmp_path / str(n), poll=0.01) for n in range(3)]
+    watchers.change(atoms, [])
+    heard(watchers)
+    watchers.change([], [atom.key for atom in atoms])
+    watchers.close()
+    for thread in threading.enumerate():
+        if thread.name == "trun-watchers":
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+def test_a_change_counts_from_when_it_is_waited_for_however_often(tmp_path: Path) -> None:
+    watchers, path = Watchers(), tmp_path / "a"
+    atom = changed(path, poll=0.01)
+    try:
+        for number in range(3):
+            watchers.change([atom], [])
+            assert heard(watchers)[0].value == WAIT
+            path.write_text("x" * (number + 1))
+            assert heard(watchers)[0].value == TRUE
+            watchers.change([], [atom.key])
+    finally:
+        watchers.close()
