@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trun.adapters.parts import is_part, receiving, sweep
+from trun.adapters.parts import is_part, receiving, sweep, sweep_below
 from trun.errors import TransferRefused
 
 
@@ -113,3 +113,19 @@ def test_only_old_parts_are_swept(tmp_path: Path) -> None:
     assert not old.exists()
     assert len(names(tmp_path)) == 2
     assert sweep(tmp_path / "missing") == 0
+
+
+def test_what_was_given_up_is_swept_from_the_folders_below_too(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "job", tmp_path / "job" / "deeper"):
+        folder.mkdir(exist_ok=True)
+        for name in (f".{'a' * 32}.part", "published.part", f".{'b' * 32}.part"):
+            (folder / name).touch()
+            if "b" not in name:
+                os.utime(folder / name, (1, 1))
+    (tmp_path / "link").symlink_to(tmp_path / "job" / "deeper")
+
+    assert sweep_below(tmp_path) == 2
+
+    assert names(tmp_path / "job") == [f".{'b' * 32}.part", "deeper", "published.part"]
+    assert len(names(tmp_path / "job" / "deeper")) == 3
+    assert sweep_below(tmp_path / "missing") == 0
