@@ -66,6 +66,8 @@ def _look_again(flow: Flow, record: JobRecord, far: dict[str, None]) -> None:
     fire = decisions[0] if decisions else None
     if fire is not None and not isinstance(fire, Fire):
         flow.decide(decisions)
+        if record.life.state is JobState.QUEUED:  # on_never="run"
+            flow.enqueue(record)
         return
     if fire is None or flow.waits.is_doubtful(fire):
         flow.lapse(record)

@@ -155,6 +155,18 @@ def test_a_deadline_that_passed_while_the_service_was_down_counts() -> None:
     assert again.states("a", "b") == ["queued", "cancelled"]
 
 
+def test_a_ready_job_that_runs_anyway_stays_ready_when_its_deadline_passes_meanwhile() -> None:
+    service = Service()
+    service.submit(spec("x"), spec("a", IsCompleted("x").within("20s"), on_never="run"))
+    service.run(1)
+    service.complete("x")
+    assert service.state("a") == "queued"
+    service.now += 100
+    again = service.restarted()
+
+    assert again.run() == ["a"]
+
+
 def test_a_condition_that_held_for_the_moment_is_looked_at_anew() -> None:
     service = Service()
     level = Level("beam")
