@@ -16,6 +16,9 @@ import trun
 from nodes import Daemon, await_
 from trun.messages import FINAL, Lost, Said, Started
 
+#: Daemons start and die here many times; a busy machine takes its time.
+pytestmark = pytest.mark.timeout(400)
+
 
 @pytest.fixture
 def daemon(trun_folders: Path) -> Iterator[Daemon]:

@@ -22,6 +22,9 @@ from trun.adapters.sqlite import FILE
 from trun.errors import StateFull
 from trun.messages import Said
 
+#: Daemons start and die here many times; a busy machine takes its time.
+pytestmark = pytest.mark.timeout(400)
+
 #: Exit code of a start that is refused because of its state folder.
 START_REFUSED = 4
 

@@ -16,6 +16,9 @@ import trun
 from tests.sites import PATIENCE_S, Site, as_person, command
 from trun.adapters.people import People
 
+#: Daemons start and die here many times; a busy machine takes its time.
+pytestmark = pytest.mark.timeout(400)
+
 Start = Callable[..., Site]
 
 
