@@ -67,7 +67,7 @@ def explanation(job: Any) -> Explanation:
     service = job.service
     if not service.silence.since:
         _ = job.id
-        asked = service.begin_ask("why", job=job.uid)
+        asked = service.begin_ask("why", job=job.uid, atoms=True)
         if service.await_heard(asked, ANSWER_S):
             answer = asked.result()
             if answer.error is not None:

@@ -574,6 +574,21 @@ def test_an_inline_job_runs_in_this_process_when_its_condition_holds() -> None:
         bad.result(WAIT_S)
 
 
+def test_why_speaks_of_atoms() -> None:
+    first, second = trun.submit(add, 1, 2, when=trun.after("1h")), trun.submit(add, 1, 2)
+    both = trun.submit(add, 3, 4, when=first.iscompleted & second.iscompleted)
+    second.result(WAIT_S)
+
+    found = both.why()
+
+    assert found.blocking == (first.iscompleted,)
+    assert list(found.missing) == [frozenset({first.iscompleted})]
+    first.cancel()
+    with pytest.raises(trun.JobCancelled):
+        both.result(WAIT_S)
+    assert both.why().blocking == (first.iscompleted,)
+
+
 def test_why_of_a_job_that_ran_says_what_let_it_run() -> None:
     first, other = trun.submit(add, 1, 1), trun.submit(time.sleep, 0.01)
     job = trun.submit(add, 1, 2, when=first.iscompleted & ~other.isfailed)

@@ -22,6 +22,7 @@ from trun.conditions.timing import At, Before
 from trun.conditions.tree import MARKS, NO_CONDITION, Row, draw, rows_of
 from trun.conditions.value import HOLDS, NEVER, WAIT, Value
 from trun.conditions.writing import leaf_text, shared_names
+from trun.errors import ConditionSyntaxError
 
 #: How many missing sets, and parts of one, are put into words.
 SETS_IN_TEXT, PARTS_IN_TEXT = 3, 4
@@ -66,9 +67,9 @@ class Explanation:
 
     @property
     def blocking(self) -> tuple[Any, ...]:
-        """The atoms that matter now; display texts where the explanation came from another process."""
+        """The atoms that matter now; texts where another process told no more."""
         if self._data is not None:
-            return tuple(_texts(self._data, "blocking"))
+            return tuple(_told(self._data, "blocking"))
         return leaves(self._blocking())
 
     def _blocking(self) -> tuple[Part, ...]:
@@ -78,14 +79,14 @@ class Explanation:
     def witness(self) -> tuple[Any, ...]:
         """One minimal set of atoms on which it rests that the condition holds; empty unless it does."""
         if self._data is not None:
-            return tuple(_texts(self._data, "witness"))
+            return tuple(_told(self._data, "witness"))
         return leaves(self._causes.decisive()) if self.value >= HOLDS else ()
 
     @property
     def missing(self) -> Iterator[frozenset[Any]]:
         """Minimal sets of atoms that would be enough, smallest first; a fresh iterator each time."""
         if self._data is not None:
-            return iter([frozenset(map(str, one)) for one in _list(self._data, "missing") if isinstance(one, list)])
+            return iter([frozenset(one) for one in _told(self._data, "missing")])
         return (frozenset(leaves(parts)) for parts in ([] if self._over else self._causes.missing()))
 
     @property
@@ -191,7 +192,10 @@ class Explanation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the explanation as plain data (numbers, texts, lists, maps)."""
-        blocking, witness = self.blocking, self.witness
+        blocking: tuple[Any, ...] = self.blocking
+        witness: tuple[Any, ...] = self.witness
+        if self._data is not None:
+            blocking, witness = tuple(_texts(self._data, "blocking")), tuple(_texts(self._data, "witness"))
         return {
             "value": int(self.value),
             "state": self.value.name.lower(),
@@ -202,6 +206,14 @@ class Explanation:
             "missing": self._missing_texts(),
             "witness": [self._text(atom) for atom in witness[:ATOMS_IN_DATA]],
             "extra": list(self.extra),
+        }
+
+    def atoms_data(self) -> dict[str, list[Any]]:
+        """Return the atoms of ``blocking``, ``witness`` and ``missing`` in wire form, for ``from_dict`` under "atoms"."""
+        return {
+            "blocking": [atom.to_dict() for atom in self.blocking[:ATOMS_IN_DATA]],
+            "witness": [atom.to_dict() for atom in self.witness[:ATOMS_IN_DATA]],
+            "missing": [[part.leaf.to_dict() for part in parts[:ATOMS_IN_DATA]] for parts in self._first_ways()],
         }
 
     def _text(self, atom: Any) -> str:
@@ -239,6 +251,22 @@ def _list(data: Mapping[str, Any], field: str) -> list[Any]:
 
 def _texts(data: Mapping[str, Any], field: str) -> list[str]:
     return [str(text) for text in _list(data, field)]
+
+
+def _told(data: Mapping[str, Any], field: str) -> list[Any]:
+    """Return the atoms that another process told under this name, or their texts; for ``missing``, lists of them."""
+    atoms = data.get("atoms")
+    try:
+        found = _list(atoms, field) if isinstance(atoms, Mapping) else []
+        made = [_read(one) for one in found]
+    except ConditionSyntaxError:  # of a later version
+        made = []
+    texts = _list(data, field)
+    return made or [list(map(str, one)) if isinstance(one, list) else str(one) for one in texts]
+
+
+def _read(atom: Any) -> Any:
+    return [_read(one) for one in atom] if isinstance(atom, list) else Condition.from_dict(atom)
 
 
 def _several(said: list[str], parts: tuple[Part, ...]) -> str:

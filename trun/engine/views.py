@@ -19,7 +19,7 @@ import msgspec
 from trun.conditions.algebra import evaluate
 from trun.conditions.value import Value
 from trun.core.record import JobRecord, JobState
-from trun.core.voices import plain_keys
+from trun.core.voices import plain, plain_keys
 from trun.core.wants import condition_of
 from trun.errors import UnknownName
 from trun.messages import (
@@ -193,7 +193,18 @@ def why(engine: Engine, arguments: dict[str, Any]) -> Any:
     for row in data["tree"]:
         if "key" in row:
             (row["key"],) = plain_keys((row["key"],), record.spec.owner)
+    if arguments.get("atoms"):
+        data["atoms"] = _plain_atoms(explanation.atoms_data())
     return {**data, "text": str(explanation), "job": facts(engine, record)}
+
+
+def _plain_atoms(found: Any) -> Any:
+    """Return atoms as clients know them: without the names that only this service gives their jobs."""
+    if isinstance(found, list):
+        return [_plain_atoms(one) for one in found]
+    if "uid" in found:
+        return {**found, "uid": plain(str(found["uid"]))}
+    return {name: _plain_atoms(one) if isinstance(one, list) else one for name, one in found.items()}
 
 
 def _reason(engine: Engine, record: JobRecord, now: float) -> str:

@@ -384,3 +384,27 @@ def test_bad_data_from_elsewhere_still_gives_some_text(data: dict[str, Any]) -> 
 def test_the_short_form_says_the_verdict() -> None:
     assert repr((model & fetch).explain()) == "<explanation WAIT: starts when fetch completes>"
     assert repr(all_of().explain()) == "<explanation TRUE: no condition>"
+
+
+def test_atoms_travel_with_an_explanation_where_they_are_asked_for() -> None:
+    x, y = Atom("x"), Atom("y")
+    explanation = (x & y & IsCompleted("u")).explain()
+    y.set_ready()
+    explanation = (x & y & IsCompleted("u")).explain()
+
+    again = Explanation.from_dict({**explanation.to_dict(), "atoms": explanation.atoms_data()})
+
+    assert again.blocking == (x, IsCompleted("u"))
+    assert again.blocking[0] is x
+    assert list(again.missing) == [frozenset({x, IsCompleted("u")})]
+    assert again.to_dict() == explanation.to_dict()
+    assert str(again) == str(explanation)
+    assert (x | y).explain().atoms_data()["witness"] == [y.to_dict()]
+
+
+def test_atoms_that_cannot_be_read_leave_their_texts() -> None:
+    explanation = (Atom("x") & Atom("y")).explain()
+
+    again = Explanation.from_dict({**explanation.to_dict(), "atoms": {"blocking": [{"atom": "of a later version"}]}})
+
+    assert again.blocking == ("x", "y")
