@@ -143,14 +143,19 @@ def compose(options: argparse.Namespace) -> Driver:
     engine.recover()
     _write_facts(options, engine.welcome)
     looker = open_.looker if open_ is not None else None
-    return Driver(engine, owner_pid=options.owner or None, outlive=options.detach, looker=looker)
+    from trun.engine.absence import grace_of
+
+    grace = grace_of(settings)
+    return Driver(engine, owner_pid=options.owner or None, outlive=options.detach, grace_s=grace, looker=looker)
 
 
 def _settings(folder: Path) -> dict[str, str]:
     """Return what the operator has set, and write it down for the workers."""
     from trun.adapters import settings
+    from trun.conditions.timing import span_seconds
 
     found = settings.load(Path.cwd(), folders.config_folder())
+    span_seconds(found.get("TRUN_CLIENT__GRACE") or 0, "[client] grace")  # refused before anything is opened
     settings.keep(folder, found)
     return found
 

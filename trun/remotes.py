@@ -147,14 +147,13 @@ def _ssh(address: str, expect: str | None) -> Service:
     try:
         here = tunnel.open(there)
         # Through its owner's socket nobody asks for keys: ssh has said who we are, and which machine it is.
-        made = connect(here, name=tunnel.name, key="" if there.startswith("ipc://") else key, trusted=False)
+        made = connect(here, name=tunnel.name, key="" if there.startswith("ipc://") else key, trusted=False, near=False)
         if expect and made.wait_ready().key != expect:
             made.leave_quietly()
             raise _not_expected(tunnel.name, address, expect, made.wait_ready().key)
     except BaseException:
         tunnel.close()
         raise
-    made.near = made.trusted = False
     made.address, made.reach = address, tunnel.reach
     made.on_close = tunnel.close
     made.tunnel = tunnel
@@ -167,13 +166,13 @@ def _not_expected(name: str, address: str, expect: str, found: str) -> Exception
     return key_changed(Known(name=name, address=address, key=expect), found)
 
 
-def connect(address: str, *, name: str, key: str = "", trusted: bool = True) -> Service:
+def connect(address: str, *, name: str, key: str = "", trusted: bool = True, near: bool = True) -> Service:
     """Connect to the service at ``address`` that holds ``key`` (none on the user's own socket)."""
     from trun.adapters.wire import Curve, Link
 
     made = Service(name=name, address=address, detach=True)
     made.trusted = trusted
-    made.near = not key
+    made.near = near and not key
     if key:
         from trun.adapters import agency
         from trun.adapters.keys import fingerprint, from_z85

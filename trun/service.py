@@ -144,7 +144,8 @@ class Service(Hearing):
         self._greet()
 
     def _greet(self) -> None:
-        hello = Hello(session=self.session, version=__version__, pid=os.getpid(), detach=self.detach)
+        pid = os.getpid() if self.near else 0
+        hello = Hello(session=self.session, version=__version__, pid=pid, detach=self.detach)
         shown = [Present(tokens=self.tokens)] if self.tokens else []
         self._send([*shown, hello, Credit(entries=CREDIT), *self._said_before()])
 

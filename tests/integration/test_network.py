@@ -380,3 +380,57 @@ def test_a_service_that_cannot_read_us_is_of_another_version(start: Start, monke
     monkeypatch.setattr("trun.service.Hello", hello)
     with pytest.raises(trun.VersionMismatch, match=r"service fans does not understand this client.*protocol 1"):
         trun.remote_service("fans")
+
+
+# -- clients that vanish ----------------------------------------------------------------------------------------------
+
+OWNER = """
+import sys, threading, trun
+service = trun.remote_service(sys.argv[1], expect=sys.argv[2])
+mine = trun.Atom("mine")
+gated = service.submit(len, "four", when=mine, name="gated")
+other = service.submit(len, "four", when=trun.after("1s"), name="other")
+print(gated.id, other.id, flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("how", ["kill", "end", "silence"])
+def test_what_only_a_vanished_client_could_decide_is_cancelled_and_the_rest_goes_on(
+    start: Start, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setenv("TRUN_CLIENT__GRACE", "1s")
+    site = start("fans")
+    with Relay(site.address) as relay:
+        words = [sys.executable, "-c", OWNER, relay.address, site.key]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as script:
+            assert script.stdout is not None
+            assert script.stdin is not None
+            gated_id, other_id = script.stdout.readline().split()
+            service = trun.remote_service("fans")
+            gated, other = service.job(gated_id), service.job(other_id)
+            assert gated.state is trun.JobState.WAITING
+            if how == "kill":
+                script.kill()
+            elif how == "end":
+                script.stdin.close()
+            else:
+                relay.silence()
+            with pytest.raises(trun.JobCancelled, match="owner left"):
+                gated.result(PATIENCE_S)
+            assert other.result(PATIENCE_S) == 4
+            script.kill()
+
+
+def test_a_client_that_comes_back_within_the_grace_is_not_taken_for_gone(start: Start) -> None:
+    site = start("fans")
+    with Relay(site.address) as relay:
+        service = known(site, relay.address)
+        mine = trun.Atom("mine")
+        gated = service.submit(double, 2, when=mine)
+        until(lambda: gated.state is trun.JobState.WAITING)
+        relay.silence()
+        until(lambda: gated.state is trun.JobState.UNKNOWN)
+        mine.set_ready()
+        relay.heal()
+        assert gated.result(PATIENCE_S) == 4

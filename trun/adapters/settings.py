@@ -1,4 +1,4 @@
-"""What the operator of a service has set: ``[fetch]``, ``[install]`` and ``[bulk]``, from files and the environment.
+"""What the operator of a service has set: ``[fetch]``, ``[install]``, ``[bulk]``, ``[client]``: files and environment.
 
 Later ones win: ``trun.toml`` where the service is started, ``[tool.trun]`` of ``pyproject.toml`` there, that file in
 the folder of configuration, the environment (``TRUN_FETCH__ALLOW``). What comes out has the form of the environment, so
@@ -26,6 +26,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "fetch": ("allow", "max_size"),
     "install": ("wheels", "index", "quota", "keep"),
     "bulk": ("port",),
+    "client": ("grace",),
 }
 
 

@@ -13,6 +13,7 @@ import select
 from collections.abc import Callable
 
 from trun.adapters.watchers import Looks, Watchers
+from trun.engine.absence import GRACE_S, Absence
 from trun.engine.ending import put_down
 from trun.engine.loop import Engine, Session
 from trun.engine.streams import KEPT_S
@@ -42,12 +43,15 @@ class Driver:
         owner_pid: int | None = None,
         outlive: bool = False,
         looker: Looks | None = None,
+        grace_s: float = GRACE_S,
     ) -> None:
         self.engine = engine
         self.watchers = Watchers(looker)
         self.owner_left = False
         self._owner_pid = owner_pid or 0
         self._outlive = outlive
+        #: Misses clients of others; a private node's have a process here.
+        self._absence = Absence(engine, grace_s) if engine.gate is not None else None
         self._pidfds: dict[int, Callable[[], None]] = {}
         self._signalled = False
         self._stop_read, self._stop_write = os.pipe()
@@ -70,6 +74,8 @@ class Driver:
             self._pidfds[fd] = gone
 
     def _watch_session(self, session: Session) -> None:
+        if self._absence is not None:
+            self._absence.seen(session)
         if session.pid:
             self._watch_process(session.pid, lambda: self._session_died(session, session.pid))
 
@@ -110,6 +116,8 @@ class Driver:
                 self._wait()
             for peer in gone:  # after what they said last
                 engine.forget(peer)
+            if self._absence is not None:
+                self._absence.look()
         engine.speak()
 
     def _is_over(self) -> bool:

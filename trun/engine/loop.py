@@ -469,12 +469,11 @@ class Engine:
             self.stopping = True
 
     def leave(self, session: Session, now: float | None = None) -> None:
-        """A session has gone: what it did not detach is cancelled."""
+        """A session has gone: what it did not detach is cancelled, and so are atoms that lived with it."""
         if session.closing:
             return
         session.closing = True
-        if not session.detach:
-            self.gather(self.machine.handle(OwnerLeft(session=session.name), self.clock.now() if now is None else now))
+        self.gather(self.machine.handle(OwnerLeft(session=session.name), self.clock.now() if now is None else now))
 
 
 _TAKE: dict[type, Callable[..., None]] = {
