@@ -209,7 +209,7 @@ class Explanation:
         }
 
     def atoms_data(self) -> dict[str, list[Any]]:
-        """Return the atoms of ``blocking``, ``witness`` and ``missing`` in wire form, for ``from_dict`` under "atoms"."""
+        """Return the atoms of blocking, witness and missing in wire form, for ``from_dict`` under "atoms"."""
         return {
             "blocking": [atom.to_dict() for atom in self.blocking[:ATOMS_IN_DATA]],
             "witness": [atom.to_dict() for atom in self.witness[:ATOMS_IN_DATA]],
