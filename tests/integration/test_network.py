@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import signal
 import subprocess
@@ -434,3 +435,37 @@ def test_a_client_that_comes_back_within_the_grace_is_not_taken_for_gone(start: 
         mine.set_ready()
         relay.heal()
         assert gated.result(PATIENCE_S) == 4
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_ps_shows_the_jobs_of_a_silent_service_as_unknown_with_their_last_word(start: Start, pipe: str) -> None:
+    site = start("fans", listen="")
+    service = trun.remote_service("fans")
+    job = service.submit(pass_on, pipe, name="fit")
+    done = service.submit(double, 1, name="done")
+    assert done.result(PATIENCE_S) == 2
+    until(job.running)
+    os.kill(site.pid, signal.SIGSTOP)
+    try:
+        shown = command("ps", "--service", "fans", code=4)
+        assert "silent" in shown.stdout
+        assert "unknown" in shown.stdout
+        assert "its last word: running" in shown.stdout
+        assert "does not answer" in shown.stderr
+        (run,) = json.loads(command("ps", "--service", "fans", "--json", code=4).stdout)["runs"]
+        assert run["counts"] == {"unknown": 1, "completed": 1}
+        assert {one["name"]: one["state"] for one in run["jobs"]} == {"fit": "unknown", "done": "completed"}
+    finally:
+        os.kill(site.pid, signal.SIGCONT)
+    let_go(pipe, "four")
+    assert job.result(PATIENCE_S) == "four"
+
+
+def test_a_service_elsewhere_that_does_not_answer_is_unreachable(start: Start) -> None:
+    site = start("fans")
+    with Relay(site.address) as relay:
+        command("service", "add", "sns", relay.address, "--expect", site.key)
+        relay.refuse()
+        assert "does not answer" in command("ps", "--service", "sns", code=4).stderr

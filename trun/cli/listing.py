@@ -22,6 +22,8 @@ from trun.errors import UnknownName
 ROWS = 100
 #: Jobs that one answer carries where all are wanted.
 PAGE = 2000
+#: Exit code where nobody answered.
+UNREACHABLE = 4
 #: Jobs that ``history`` lists unless --limit says otherwise.
 PAST = 50
 
@@ -54,10 +56,14 @@ def ps(words: Sequence[str]) -> int:
             else:
                 answer = source.ask("ps", **chosen, limit=options.limit or ROWS)
             runs.append({**place_facts(source.place), **answer})
+        heard = len(runs)
+        for record in search.silent_records():
+            answer = record.ask("ps", **chosen, limit=options.limit or ROWS)
+            runs.append({**place_facts(record.place), **_unheard(answer), "silent": True})
         _mention_silence(search, runs)
     if options.json:
         print_json({"runs": runs})
-        return 0
+        return 0 if heard or not runs else UNREACHABLE
     paint = Paint(sys.stdout)
     if not runs:
         print("no service answers and no run is on record")
@@ -65,7 +71,20 @@ def ps(words: Sequence[str]) -> int:
         if number:
             print()
         print("\n".join(run_lines(run, paint)))
-    return 0
+    return 0 if heard or not runs else UNREACHABLE
+
+
+def _unheard(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return what the record of a silent service says: what had not ended there is unknown now."""
+    counts: dict[str, int] = {}
+    for state, number in answer["counts"].items():
+        shown = state if JobState(state).is_final else "unknown"
+        counts[shown] = counts.get(shown, 0) + number
+    for job in answer["jobs"]:
+        if not job["final"]:
+            last = "running" if job["state"] == "lost" else job["state"]
+            job |= {"state": "unknown", "last_state": last, "reason": f"its last word: {last}"}
+    return {**answer, "counts": counts}
 
 
 def _ps_options(words: Sequence[str]) -> Any:
@@ -158,7 +177,7 @@ def heading(run: dict[str, Any], paint: Paint) -> list[str]:
     name = run["run"] if run["service"] in ("local", run["run"]) else f"{run['run']} ({line(run['service'])})"
     if run["live"]:
         whose = f"script {run['owner']}" if run["owner"] else f"process {run['pid']}"
-        state = f"live, {whose}"
+        state = f"{'silent' if run.get('silent') else 'live'}, {whose}"
     else:
         state = f"ended {ago(time.time() - run['since'])}"
     lines = [paint(fit(f"{name} · {state}", paint), "bold")]

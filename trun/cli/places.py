@@ -132,7 +132,7 @@ def open_source(place: Place) -> Source:
         try:
             return LiveSource(place)
         except ServiceUnavailable:
-            if folders.holder(place.folder) is not None:
+            if place.is_far or folders.holder(place.folder) is not None:
                 raise
     return EndedSource(place)
 
@@ -320,6 +320,15 @@ class Search:
                     yield self.source(place)
                 except (ServiceUnavailable, StateDamaged) as error:
                     self.silent[place.run] = error
+
+    def silent_records(self) -> Iterator[Source]:
+        """Give the records of services that live and do not answer, where they can be read here."""
+        for place in self.places:
+            if isinstance(self.silent.get(place.run), ServiceUnavailable) and not place.is_far:
+                with contextlib.suppress(StateError):
+                    source = EndedSource(place)
+                    yield source
+                    source.close()
 
     def refuse_silence(self) -> None:
         """Raise what the first service that did not answer left behind, if there is one."""
