@@ -36,8 +36,8 @@ from trun.service import Service
 #: They import what a script uses next, while its node starts: neither waits for the other.
 meanwhile: list[Callable[[], object]] = []
 
-#: Seconds that a private node may take to be ready.
-START_S = 30.0
+#: Seconds that a private node may take to be ready; one that ends before is known to have ended at once.
+START_S = 90.0
 
 #: After Ctrl-C: seconds before we say that we still wait, and for how long we do before the node is killed.
 PATIENCE_S = 0.5
