@@ -62,7 +62,7 @@ OPTIONS = {
     "service": "--name --listen --state --workers --executor --export --resources --foreground --json --drain --kill "
     "--expect --trust-results",
     "user": "--roles --service --json",
-    "keygen": "--json",
+    "keygen": "--force --json --rotate",
     "recover": "--state --json",
     "agent": "--set --foreground --json",
     "revoke": "--service",

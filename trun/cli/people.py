@@ -97,7 +97,7 @@ def keygen(words: Sequence[str]) -> int:
     parser = Parser("keygen", "Make your key (once) and print what to hand to operators.")
     parser.add_argument("--json", action="store_true", help="print data instead of text")
     parser.add_argument("--rotate", action="store_true", help="change to a new key, on all services that you know")
-    parser.add_argument("--force", action="store_true", help="--rotate: also where a service cannot be reached")
+    parser.add_argument("--force", action="store_true", help="with --rotate, also where a service cannot be reached")
     options = parser.parse_args(list(words))
     from trun.adapters.keys import user_key_file, user_keys
 
