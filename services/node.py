@@ -140,6 +140,7 @@ def compose(options: argparse.Namespace) -> Driver:
         engine.mail = open_.mail()
     if engine.gate is not None:
         engine.gate.offer = engine.payloads.packages.offer
+        engine.gate.wire = None if isinstance(endpoint, RouterEndpoint) else endpoint
     engine.recover()
     _write_facts(options, engine.welcome)
     looker = open_.looker if open_ is not None else None
@@ -252,6 +253,8 @@ class Opening:
 
         made = Gate(machine, self.powers, service=self._options.name)
         made.look_around = bounds(self._reach, [self._export] if self._export is not None else [])
+        made.on_look = self._revoke_tickets
+        made.is_busy = lambda: self._bulk is not None and self._bulk.is_busy
         made.on_request = lambda user, name, reason: self.powers.people.ask(user, name, reason)
         return made
 
@@ -267,6 +270,15 @@ class Opening:
         from trun.engine.verbs import bulk_verbs, remote_verbs
 
         return {**remote_verbs(engine, self.powers), **bulk_verbs(self._folder, self._port, self._export)}
+
+    def _revoke_tickets(self) -> None:
+        """Who has lost a right has no use of what it was promised on the bulk port."""
+        keys, are_tokens = self.powers.taken()
+        if self._bulk is not None and (keys or are_tokens):
+            # Who has no roles was let in by a token, perhaps by one that is worth nothing now; the others ask again.
+            self._bulk.revoke_unless(
+                lambda holder: holder not in keys and not (are_tokens and not self.powers.roles(holder))
+            )
 
     def _port(self) -> BulkServer:
         """Return the port for large data: at the host of the first address that others use."""

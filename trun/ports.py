@@ -243,6 +243,23 @@ class Endpoint(Protocol):
         ...
 
 
+class Watched(Protocol):
+    """An endpoint that others than the owner use: what it knows of how much they send and leave unread."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether somebody from elsewhere is connected, so that it must be asked now and then."""
+        ...
+
+    def unread(self, peer: bytes) -> int:
+        """Return about how many bytes a peer has not taken yet; 0 where nobody knows."""
+        ...
+
+    def mute(self, who: str, reason: str, longest_s: float) -> None:
+        """Listen no more to a user for a while, twice as long as the last time."""
+        ...
+
+
 class Grant(Protocol):
     """What a checked token allows (see ``adapters.tokens``)."""
 

@@ -6,7 +6,6 @@ must be served, whatever the others do.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
@@ -15,44 +14,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
 import zmq
 
 import trun
-from tests.conftest import _ROOT
+from tests.attackers import DISTURBED_S, GENEROUS_S, Come, Raw, attacked, comers
 from tests.sites import PATIENCE_S, Site
-from trun.adapters import tokens, wire
+from trun.adapters import tokens, transfer, wire
 from trun.adapters.keys import KeyPair, new_seed
 from trun.adapters.people import People
-from trun.core.codec import decode_answers, encode_batch
+from trun.core.codec import encode_batch
+from trun.errors import TransferRefused
 from trun.messages import Answer, AnyRequest, Ask, Credit, Entries, Hello, JobSpec, Listen, Present, Refuse, Submit
 
-#: Seconds within which what should take one or four has happened, however busy the machine is.
-GENEROUS_S = 20.0
-#: Seconds that a bystander may wait on a loaded machine; alone it waits milliseconds.
-DISTURBED_S = 5.0
 RANDOM = random.Random(5)
-
-
-@contextlib.contextmanager
-def attacked(place: str) -> Iterator[Site]:
-    """Run a daemon below a folder of its own."""
-    folders = {f"TRUN_{name.upper()}_DIR": _ROOT / place / name for name in ("state", "runtime", "config")}
-    for folder in folders.values():
-        folder.mkdir(parents=True, mode=0o700)
-    with pytest.MonkeyPatch.context() as patch:
-        for variable, folder in folders.items():
-            patch.setenv(variable, str(folder))
-        made = Site("fans")
-    yield made
-    with pytest.MonkeyPatch.context() as patch:
-        for variable, folder in folders.items():
-            patch.setenv(variable, str(folder))
-        made.stop("--kill")
 
 
 @pytest.fixture(scope="module")
@@ -69,93 +47,10 @@ def flooded() -> Iterator[Site]:
         yield made
 
 
-class Raw:
-    """A client that may say anything."""
-
-    def __init__(
-        self, site: Site, pair: KeyPair, *, server: str = "", public: str = "", routing_id: bytes = b""
-    ) -> None:
-        self.context = zmq.Context()
-        self.socket: zmq.Socket[bytes] = self.context.socket(zmq.DEALER)
-        self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.setsockopt(zmq.SNDHWM, 0)
-        self.socket.setsockopt(zmq.CURVE_SERVERKEY, (server or site.key).encode())
-        self.socket.setsockopt(zmq.CURVE_SECRETKEY, pair.secret.encode())
-        self.socket.setsockopt(zmq.CURVE_PUBLICKEY, (public or pair.public).encode())
-        if routing_id:
-            self.socket.setsockopt(zmq.ROUTING_ID, routing_id)
-        self.socket.connect(site.address)
-        self.numbers = 0
-
-    def say(self, *requests: AnyRequest) -> None:
-        self.socket.send(encode_batch(requests))
-
-    def hear(self, wait_s: float = PATIENCE_S) -> list[Any]:
-        """Return the next batch, or nothing."""
-        if not self.socket.poll(int(wait_s * 1000)):
-            return []
-        return [answer for frame in self.socket.recv_multipart() for answer in decode_answers(frame)]
-
-    def hear_until(self, wanted: Callable[[Any], bool]) -> Any:
-        end = time.monotonic() + PATIENCE_S
-        while time.monotonic() < end:
-            for answer in self.hear(end - time.monotonic()):
-                if wanted(answer):
-                    return answer
-        raise AssertionError("nothing of that kind has come")
-
-    def ask(self, verb: str = "ping", **arguments: Any) -> Answer:
-        self.numbers += 1
-        token = f"q{self.numbers}"
-        self.say(Ask(token=token, verb=verb, arguments=arguments))
-        found: Answer = self.hear_until(lambda answer: isinstance(answer, Answer) and answer.token == token)
-        return found
-
-    def slowest(self, seconds: float) -> float:
-        """Ask one question after the other and return the 99th percentile of the answers' times."""
-        times = []
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            began = time.monotonic()
-            assert self.ask().error is None
-            times.append(time.monotonic() - began)
-            time.sleep(0.002)
-        return sorted(times)[int(len(times) * 0.99)]
-
-    def close(self) -> None:
-        self.socket.close(linger=0)
-        self.context.term()
-
-
-Come = Callable[..., Raw]
-
-
 @pytest.fixture
 def come(site: Site) -> Iterator[Come]:
     """Let somebody come with new keys and these roles."""
     yield from comers(site)
-
-
-def comers(site: Site) -> Generator[Come, None, None]:
-    """Give what lets somebody come to a daemon; at the end all of them leave."""
-    made: list[Raw] = []
-
-    def one(*roles: str, **how: Any) -> Raw:
-        pair = how.pop("pair", None) or KeyPair(new_seed())
-        if roles:
-            People(site.folder).add(f"u{pair.public.encode().hex()[:20]}", pair.public, roles)
-        raw = Raw(site, pair, **how)
-        made.append(raw)
-        if roles:
-            raw.say(Hello(session=f"s{len(made)}"), Credit(entries=1000))
-            assert raw.hear()
-        return raw
-
-    try:
-        yield one
-    finally:
-        for raw in made:
-            raw.close()
 
 
 @pytest.fixture
@@ -337,6 +232,19 @@ def test_a_removed_key_hears_nothing_more_within_a_second(site: Site, come: Come
     assert time.monotonic() - began < GENEROUS_S
     assert "removed" in told.error.message
     assert "does not know your key" in eve.ask("ps").error.message  # type: ignore[union-attr]
+
+
+def test_a_ticket_for_the_bulk_port_ends_with_the_rights_of_its_holder(site: Site, come: Come, bystander: Raw) -> None:
+    pair = KeyPair(new_seed())
+    eve = come("submit", pair=pair)
+    promised = [each.ask("upload", name=os.urandom(16).hex(), size=10).data for each in (eve, bystander)]
+    People(site.folder).remove(pair.public)
+    told = eve.hear_until(lambda answer: isinstance(answer, Answer) and answer.error is not None)
+    assert "removed" in told.error.message
+    where = [(one["address"], one["fingerprint"], one["ticket"]) for one in promised]
+    with pytest.raises(TransferRefused):
+        transfer.push(*where[0], (bytes(10),))
+    transfer.push(*where[1], (bytes(10),))
 
 
 def test_a_revoked_token_shows_nothing_more_within_a_second(site: Site, come: Come) -> None:

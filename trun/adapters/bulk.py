@@ -229,6 +229,19 @@ class BulkServer:
                     _hang_up(sock)
         return gone
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether there are tickets or transfers that could be revoked."""
+        return bool(len(self._tickets) or self._running)
+
+    def revoke_unless(self, stays: Callable[[str], bool]) -> None:
+        """Revoke for every holder but those who stay, and those without a name."""
+        with self._lock:
+            holders = {ticket.holder for _, ticket in self._running.values()}
+        for holder in holders | self._tickets.holders():
+            if holder and not stays(holder):
+                self.revoke(holder)
+
     def close(self) -> None:
         """Stop listening and cut all transfers; parts of files stay for the next time. A second call does nothing."""
         if self._closing:
@@ -388,7 +401,6 @@ class BulkServer:
             "transfer %s way=%s holder=%s size=%d seconds=%.3f",
             *(outcome, ticket.way, ticket.holder, ticket.size, time.monotonic() - begin),
         )
-
 
     def _note(self, ticket: Ticket, digest: str) -> None:
         """Remember the digest of a file, unless a change right now could leave its time as it is."""

@@ -5,6 +5,7 @@ Knows nothing of sockets. Who may come in: the node. Rule: a peer's id says whic
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from trun.messages import AnyAnswer, AnyRequest
@@ -34,6 +35,27 @@ class Endpoints:
     def who(self, peer: bytes) -> str:
         """Return the public key of a peer, or "" for the owner of the service."""
         return self._all[peer[0]].who(peer[1:]) if peer else ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether somebody from elsewhere is connected."""
+        return any(getattr(each, "is_open", False) for each in self._all)
+
+    def facts(self) -> dict[str, int]:
+        """Return the sums of what the endpoints count."""
+        found: Counter[str] = Counter()
+        for each in self._all:
+            found.update(each.facts() if hasattr(each, "facts") else {})
+        return dict(found)
+
+    def unread(self, peer: bytes) -> int:
+        """Return about how many bytes a peer has not taken yet."""
+        return int(self._all[peer[0]].unread(peer[1:])) if peer else 0  # type: ignore[attr-defined]
+
+    def mute(self, who: str, reason: str, longest_s: float) -> None:
+        """Listen no more to a user for a while."""
+        for each in self._all:
+            each.mute(who, reason, longest_s)  # type: ignore[attr-defined]
 
     def gone(self) -> list[bytes]:
         """Return, once, the peers whose connections have ended."""

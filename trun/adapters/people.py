@@ -65,6 +65,7 @@ class People:
         self._pending = folder / "access_requests"
         self._stamp: tuple[int, int, int] = (-1, -1, -1)
         self._people: dict[str, Person] = {}
+        self._taken: set[str] = set()
         #: Lines that could not be read, as (number, line).
         self.bad: list[tuple[int, str]] = []
 
@@ -87,7 +88,16 @@ class People:
                 bad.append((number, line[:200]))
             else:
                 people[person.key] = person
+        for key, person in self._people.items():
+            if key not in people or person.roles - people[key].roles:
+                self._taken.add(key)
         self._stamp, self._people, self.bad = stamp, people, bad
+
+    def taken(self) -> set[str]:
+        """Return, once, the keys that have lost a role since the last call."""
+        self._read()
+        found, self._taken = self._taken, set()
+        return found
 
     def roles(self, key: str) -> frozenset[str]:
         """Return what the holder of this key may do, as the file says at this moment."""

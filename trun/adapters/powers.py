@@ -65,6 +65,7 @@ class Powers:
         self._path = folder / "revoked"
         self._stamp = -1
         self._revoked: set[str] = set()
+        self._taken_at = 0
         self._sessions_path = folder / "sessions"
         self._sessions: dict[str, tuple[str, float]] = {}
         self._sessions_read = False
@@ -118,6 +119,12 @@ class Powers:
     def name(self, key: str) -> str:
         """Return what to call the holder of a key."""
         return self.people.name(key)
+
+    def taken(self) -> tuple[set[str], bool]:
+        """Return, once, the keys that have lost a role since the last call, and whether tokens were revoked."""
+        self._read()
+        before, self._taken_at = self._taken_at, self._stamp
+        return self.people.taken(), self._stamp != before
 
     # -- tokens
 

@@ -168,6 +168,11 @@ class Tickets:
                 if found.uses <= 0:
                     self._drop((key,))
 
+    def holders(self) -> set[str]:
+        """Return who has tickets."""
+        with self._lock:
+            return set(self._held)
+
     def revoke(self, holder: str) -> int:
         """Forget all tickets of a holder, and say how many there were."""
         with self._lock:

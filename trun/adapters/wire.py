@@ -17,7 +17,6 @@ import contextlib
 import logging
 import sys
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -26,23 +25,23 @@ import zmq
 from trun.adapters.folders import private_folder
 from trun.adapters.keys import KEY_CHARS, z85
 from trun.adapters.link import FRAMES_AT_ONCE, LINGER_S, Connection, encode_frames
+from trun.adapters.reception import MESSAGE_FRAMES, Reception
 from trun.adapters.sockets import free_socket, socket_path
 from trun.adapters.system import user_id
-from trun.core.codec import decode_requests
 from trun.errors import BadOption, NotAuthorised, ServiceUnavailable
-from trun.messages import Answer, AnyAnswer, AnyRequest, ErrorInfo
+from trun.messages import AnyAnswer
 
 _log = logging.getLogger(__name__)
 
-#: Largest frame and most frames of one message that a node takes; a larger frame ends the connection.
+#: Largest frame that a node takes; a larger one ends the connection.
 FRAME_BYTES = 64 * 1024 * 1024
-MESSAGE_FRAMES = 1024
 #: Seconds between heartbeats over the network, and of silence after which a connection is given up.
 BEAT_S, SILENCE_S = 1.0, 2.5
 #: Batches unread by a peer elsewhere.
 UNREAD = 50_000
-#: Batches, and about how many requests, ``receive`` takes in one call: what is left waits, and its senders with it.
-BATCHES_AT_ONCE, REQUESTS_AT_ONCE = 512, 2_000
+_REFUSED = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
 #: Messages that a client sends at most before it looks whether the connection still stands.
 SENDS_UNASKED = 64
 
@@ -166,7 +165,7 @@ def _beat(socket: zmq.Socket[bytes]) -> None:
 # -- the node's side --------------------------------------------------------------------------------------------------
 
 
-class RouterEndpoint:
+class RouterEndpoint(Reception):
     """Where a node listens. Implements ``ports.Endpoint``; belongs to one thread.
 
     Parameters
@@ -189,15 +188,7 @@ class RouterEndpoint:
     def __init__(self, address: str, *, security: Security | None = None) -> None:
         self._path = socket_path(address)
         self._security = _security(address, security)
-        #: Messages that were dropped: garbage, or from a user who is not admitted.
-        self.dropped = 0
-        self._told: OrderedDict[bytes, None] = OrderedDict()
-        self._users: dict[bytes, str] = {}
-        #: {descriptor of a connection: who came by it}
-        self._fds: dict[int, bytes] = {}
-        self._gone: list[bytes] = []
-        self._late: list[bytes] = []
-        self._unknown = "" if isinstance(self._security, SameUser) else "0" * KEY_CHARS  # never the owner
+        super().__init__(is_own=isinstance(self._security, SameUser))
         self._closed = False
         if self._path is not None:
             private_folder(self._path.parent, variable="TRUN_RUNTIME_DIR")
@@ -236,104 +227,63 @@ class RouterEndpoint:
             # libzmq 4.3.5 ends the process when a peer whose queue is full goes and a heartbeat is due then.
             socket.setsockopt(zmq.RCVHWM, 0)
         # Of a lost peer the ROUTER tells by a failed send alone, and to many nothing is ever sent.
-        socket.monitor("inproc://ends", zmq.EVENT_DISCONNECTED)
+        socket.monitor("inproc://ends", zmq.EVENT_DISCONNECTED | zmq.EVENT_ACCEPTED | _REFUSED)
         self._monitor.setsockopt(zmq.RCVHWM, 0)
         self._monitor.connect("inproc://ends")
-        self._told_by = socket.fileno(), self._monitor.fileno()
-
-    def who(self, peer: bytes) -> str:
-        """Return the public key of a peer that was heard, or "" for the owner of the service."""
-        return self._users.get(peer, self._unknown)
+        self._told_by = socket.fileno(), self._monitor.fileno(), self._wake.fd
 
     def gone(self) -> list[bytes]:
         """Return, once, the peers whose connections have ended. Nobody asks about them any more."""
         self._look_for_ends()
-        self._late, self._gone = self._late + self._gone, []
-        return list(self._late)
+        if self._backlog is None:
+            return self._peers.gone(lambda peer: False)
+        self._peers.look()
+        self._backlog.look()
+        return self._peers.gone(self._backlog.waits)
 
     def _look_for_ends(self) -> None:
         while int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:  # to receive in vain costs more
             event = self._monitor.recv_multipart(zmq.NOBLOCK)[0]
-            peer = self._fds.pop(int.from_bytes(event[2:6], sys.byteorder), None)
-            if peer is not None:
-                self._gone.append(peer)
-
-    def _enter(self, peer: bytes, who: str, frame: zmq.Frame) -> None:
-        """Note a peer that was not heard before, and by which connection it came."""
-        self._look_for_ends()
-        self._users[peer] = who
-        fd = frame.get(zmq.SRCFD)
-        before = self._fds.get(fd, peer)
-        # Ids are given in order: what came by a connection that has ended may be read after what followed it.
-        if (int.from_bytes(peer[1:]) - int.from_bytes(before[1:])) % 2**32 < 2**31:
-            self._fds[fd] = peer
-        self._gone += [each for each in {before, peer} if each != self._fds[fd]] if before != peer else []
+            kind, fd = (int.from_bytes(event[at], sys.byteorder) for at in (slice(0, 2), slice(2, 6)))
+            if kind == zmq.EVENT_ACCEPTED:
+                self._peers.accepted(fd)
+            elif kind == zmq.EVENT_DISCONNECTED:
+                self._peers.ended(fd)
+            else:
+                self.refused += 1
 
     def fds(self) -> list[int]:
         """Return descriptors that become readable *once* when something has come: receive until nothing is left."""
         return list(self._told_by)
 
-    def receive(self) -> list[tuple[bytes, Sequence[AnyRequest]]]:
-        """Return what has arrived, as (peer, requests); empty only when nothing is left. Never blocks."""
-        batches: list[tuple[bytes, Sequence[AnyRequest]]] = []
-        while self._late:  # whose last requests were carried out meanwhile
-            self._users.pop(self._late.pop(), None)
+    def _who(self, frame: zmq.Frame) -> str | None:
+        return self._security.who(frame)
+
+    def _fd(self, frame: zmq.Frame) -> int:
+        self._look_for_ends()
+        return int(frame.get(zmq.SRCFD))
+
+    def _next(self) -> tuple[bytes, list[zmq.Frame], int] | None:
         recv = self._socket.recv
-        room = REQUESTS_AT_ONCE
-        while len(batches) < BATCHES_AT_ONCE and room > 0:
-            try:
-                peer = recv(zmq.NOBLOCK)
-            except zmq.Again:
-                break
-            frames = [recv(copy=False)]
-            count = 1
-            while frames[-1].more:
-                frame = recv(copy=False)
-                count += 1
-                if count > MESSAGE_FRAMES:
-                    frames = [frame]  # what is too much is not even kept
-                else:
-                    frames.append(frame)
-            requests = self._read(peer, frames, count)
-            if requests:
-                batches.append((peer, requests))
-                room -= len(requests)
-        return batches
-
-    def _read(self, peer: bytes, frames: list[zmq.Frame], count: int) -> list[AnyRequest]:
-        """Return the requests of one message; none where it is garbage or from a stranger."""
-        who = self._security.who(frames[0])
-        # An id that the peer has picked may be another's tomorrow: those that we give begin with a zero byte.
-        if who is None or (who and peer[:1] != b"\0"):
-            self.dropped += 1
-            return []
-        if self._users.get(peer) != who:
-            self._enter(peer, who, frames[0])
         try:
+            peer = recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+        frames = [recv(copy=False)]
+        count = 1
+        while frames[-1].more:
+            frame = recv(copy=False)
+            count += 1
             if count > MESSAGE_FRAMES:
-                raise BadOption(f"a message of {count} frames; at most {MESSAGE_FRAMES} are taken")
-            requests = decode_requests(frames[0].bytes)
-            for frame in frames[1:]:
-                requests += decode_requests(frame.bytes)
-        except Exception as error:  # nothing that a peer can send may end the service
-            self._drop(peer, error)
-            return []
-        return requests
-
-    def _drop(self, peer: bytes, error: Exception) -> None:
-        self.dropped += 1
-        if peer in self._told:
-            return
-        self._told[peer] = None
-        if len(self._told) > 10_000:
-            self._told.popitem(last=False)
-        _log.warning("garbage on the socket was dropped peer=%s reason=%.200s", peer.hex(), error)
-        info = ErrorInfo(type="trun.errors.ProtocolError", message=f"this is no message of trun: {error}"[:500])
-        self.send(peer, [Answer(token="", error=info)])
+                frames = [frame]  # what is too much is not even kept
+            else:
+                frames.append(frame)
+        return peer, frames, count
 
     def send(self, peer: bytes, answers: Sequence[AnyAnswer]) -> bool:
         """Send a batch; False when the peer is gone (or takes nothing any more)."""
         for data in encode_frames(answers):
+            self._peers.sent(peer, len(data))
             try:
                 self._socket.send_multipart((peer, data), zmq.NOBLOCK, copy=len(data) < 65536)
             except zmq.ZMQError as error:
@@ -353,6 +303,7 @@ class RouterEndpoint:
                 self._path.unlink()
 
     def _end(self, linger: int | None) -> None:
+        self._wake.close()
         self._monitor.close(linger=0)  # the monitor first: a context with an open monitor never ends
         self._socket.disable_monitor()
         self._socket.close(linger=linger)
@@ -399,9 +350,6 @@ class Link(Connection):
 
 
 _UP, _DOWN = zmq.EVENT_HANDSHAKE_SUCCEEDED, zmq.EVENT_DISCONNECTED
-_REFUSED = (
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-)
 
 
 class _Line:

@@ -345,7 +345,7 @@ def _status(words: Sequence[str]) -> int:
             "python": welcome.python,
         }
         summary = made.ask("summary")
-        facts |= {key: summary.get(key) for key in ("counts", "unfinished", "dropped", "irregular")}
+        facts |= {key: summary.get(key) for key in ("counts", "unfinished", "irregular", *_STRANGE)}
     finally:
         made.close(timeout=5.0)
     if options.json:
@@ -355,7 +355,20 @@ def _status(words: Sequence[str]) -> int:
     print(f"  fingerprint {facts['fingerprint']}, process {facts['pid']}, {facts['workers']} workers")
     counts = ", ".join(f"{number} {state}" for state, number in facts.get("counts", {}).items() if number)
     print(f"  jobs: {counts or 'none'}; state in {facts['folder']}")
+    strange = ", ".join(f"{facts[key]} {text}" for key, text in _STRANGE.items() if facts.get(key))
+    if strange:
+        print(f"  {strange} since it started")
     return 0
+
+
+#: What a service counts of those who do what they should not.
+_STRANGE = {
+    "denied": "requests denied",
+    "dropped": "messages dropped",
+    "refused": "handshakes failed",
+    "cut": "connections cut off",
+    "muted": "users muted now",
+}
 
 
 def _only_one() -> str:

@@ -9,6 +9,7 @@ Rule: no other place sets ``life.state``, ``life.seq`` or makes an ``Entry``.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, deque
 from collections.abc import Iterable
 
@@ -21,6 +22,14 @@ REMEMBERED = 20_000
 
 #: Events that mean something to some atom.
 _NEWS = frozenset({Queued, Started, Progress, Improved, Said, *FINAL})
+
+
+_ATOM_ID = re.compile(rb'"id":"([^"]*)"')
+
+
+def _owned_atoms(when: bytes) -> list[bytes]:
+    """Return the ids of the atoms that live in clients."""
+    return _ATOM_ID.findall(when) if b'"id":' in when else []
 
 
 class Book:
@@ -55,6 +64,8 @@ class Book:
         self._seqs: dict[str, int] = {}
         #: {session: its unfinished jobs}
         self._unfinished: dict[str, dict[str, None]] = {}
+        #: {id of an atom or level that lives in a client: the unfinished jobs whose conditions mention it}
+        self._mentions: dict[bytes, dict[str, None]] = {}
         #: {job: its unfinished children}
         self._children: dict[str, dict[str, None]] = {}
         self._past: deque[tuple[float, str, JobState, Cause]] = deque(maxlen=REMEMBERED)
@@ -94,6 +105,9 @@ class Book:
         if mine is None:
             mine = self._unfinished[spec.session] = {}
         mine[spec.uid] = None
+        if spec.when:
+            for name in _owned_atoms(spec.when):
+                self._mentions.setdefault(name, {})[spec.uid] = None
         if spec.parent:
             self._children.setdefault(spec.parent, {})[spec.uid] = None
 
@@ -105,6 +119,12 @@ class Book:
             mine.pop(spec.uid, None)
             if not mine:
                 del self._unfinished[spec.session]
+        if spec.when:
+            for name in _owned_atoms(spec.when):
+                about = self._mentions.get(name, {})
+                about.pop(spec.uid, None)
+                if not about:
+                    self._mentions.pop(name, None)
         if spec.parent:
             siblings = self._children.get(spec.parent, {})
             siblings.pop(spec.uid, None)
@@ -118,6 +138,10 @@ class Book:
     def unfinished_of(self, prefix: str) -> int:
         """Return how many jobs have not ended in all sessions whose names begin so."""
         return sum(len(mine) for session, mine in self._unfinished.items() if session.startswith(prefix))
+
+    def mentioning(self, atom: str) -> Iterable[str]:
+        """Return the unfinished jobs whose conditions mention the atom or level with this id."""
+        return self._mentions.get(atom.encode(errors="replace"), ())
 
     def children(self, uid: str) -> Iterable[str]:
         """Return the unfinished jobs that this job submitted from inside."""

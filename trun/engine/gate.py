@@ -26,7 +26,9 @@ from trun.core.rights import OWN, REQUESTS, VERBS, allows
 from trun.core.scopes import for_export, for_file
 from trun.core.voices import voiced
 from trun.engine import intake, quotas
+from trun.engine.audit import Audit
 from trun.engine.guests import Guest, Refusal, as_refusal, denial, refused, stranger
+from trun.engine.lent import Lent
 from trun.engine.sessions import describe
 from trun.engine.streams import Subscriptions
 from trun.errors import NotAuthorised, ProtocolError, TrunError, UnknownName
@@ -57,9 +59,7 @@ from trun.messages import (
     Unlisten,
     Unneeded,
 )
-from trun.ports import Grant, Powers
-
-_audit = logging.getLogger("trun.audit")
+from trun.ports import Powers, Watched
 
 #: Seconds between two looks at what tokens still allow.
 LOOK_S = 0.5
@@ -67,6 +67,10 @@ LOOK_S = 0.5
 STRANGER_ANSWERS = 5
 #: Requests of one connection of a stranger that are looked at; afterwards it is deaf to them.
 STRANGER_REQUESTS = 200
+#: Longest time in seconds for which nothing of a stranger is read, and of somebody who asks too much.
+STRANGER_MUTE_S, MUTE_S = 8.0, 300.0
+#: Bytes that a peer may leave unread before its streams wait for it.
+UNREAD_BYTES = 32 * 1024 * 1024
 #: Largest sequence number that is asked for.
 MOST_SEQ = 2**62
 #: Requests that change and show nothing: only their refusal is audited.
@@ -96,6 +100,10 @@ class Gate:
         #: Requests that were refused.
         self.denied = 0
         self._quotas = quotas.Quotas()
+        self._audit = Audit()
+        self._lent = Lent(machine, powers)
+        #: What knows how much peers send and leave unread.
+        self.wire: Watched | None = None
         self._streams: Subscriptions | None = None
         #: Peers that speak for somebody else than before.
         self._turned: list[bytes] = []
@@ -103,6 +111,9 @@ class Gate:
         self.refused: list[tuple[str, TrunError | None]] = []
         #: Refuses jobs that wait for files which the service does not show to who is not its admin.
         self.look_around: Callable[[JobSpec], None] = lambda spec: None
+        #: Called at each look, and whether looks are needed although nobody is here: tickets outlive connections.
+        self.on_look: Callable[[], None] = lambda: None
+        self.is_busy: Callable[[], bool] = lambda: False
         #: Says what is installed for a user who may not install.
         self.offer: Callable[[str], str] = lambda user: ""
         #: Called with (user, name, reason) of a stranger that asks to be let in.
@@ -135,7 +146,12 @@ class Gate:
     def cut_off(self, now: float, streams: Subscriptions, answers: Answers) -> None:
         """End a step before its commit: write the log, show no more to those whose right to see it has ended."""
         self._streams = streams
-        if self._roles:
+        is_due = now - self._looked >= LOOK_S
+        if is_due:
+            self._audit.flush(time.monotonic())
+            self._wait_for_readers(streams)
+            self.on_look()
+        if self._roles or is_due:
             self._roles.clear()
             for handler in logging.getLogger().handlers:
                 handler.flush()
@@ -158,32 +174,32 @@ class Gate:
             if known is not None:
                 self._turned.append(peer)
             known = self._peers[peer] = Guest(peer, user, self._powers.name(user), key)
-        if (roles := self._roles.get(user)) is None:
-            roles = self._roles[user] = self._powers.roles(user)
+        if (roles := self._roles.get(key)) is None:  # a key that stands for its user may have roles of its own by now
+            roles = self._roles[key] = self._powers.roles(user) | self._powers.roles(key)
         known.roles |= roles
         is_stranger = not roles and not known.grants
         if is_stranger and known.told > STRANGER_REQUESTS:
+            self._mute(known, "a stranger that goes on", STRANGER_MUTE_S)
             raise Refusal(None)
+        now = time.monotonic()
         try:
-            self._quotas.take(known.user, message, time.monotonic())
+            self._quotas.take(known.user, message, now)
             found = self._look(known, roles, message)
         except Exception as error:  # nothing that a peer can send may end the service
             refusal = as_refusal(error)
+            if self._quotas.is_deaf(known.user):
+                self._mute(known, "it does not heed that it asks too much", MUTE_S)
             known.told += 1
             if not is_stranger or known.told <= STRANGER_ANSWERS or not known.told & (known.told - 1):
-                self._log(known, message, "denied")  # of many alike the 8th, the 16th, ...
+                self._audit.say("denied", known, message, now)  # of many alike the 8th, the 16th, ...
             raise Refusal(None) if is_stranger and known.told > STRANGER_ANSWERS else refusal from None
         if not isinstance(message, _QUIET) and getattr(message, "verb", "") != "ping":
-            self._log(known, message, "allowed")
+            self._audit.say("allowed", known, message, now)
         return found
 
-    def _log(self, peer: Guest, message: AnyRequest, verdict: str) -> None:
-        what = type(message).__name__
-        if isinstance(message, Ask):
-            what += f" {message.verb[:40]!r}"
-        newest = next(reversed(peer.grants.values()), None)
-        ids = newest.ids[-1][:16] if newest is not None else "-"
-        _audit.info("%s user=%s key=%s operation=%s tokens=%s", verdict, peer.name, peer.user, what, ids)
+    def _mute(self, peer: Guest, reason: str, longest_s: float) -> None:
+        if self.wire is not None:
+            self.wire.mute(peer.key, reason, longest_s)
 
     # -- each kind of request
 
@@ -263,26 +279,6 @@ class Gate:
                 return record.spec.uid
         return wanted
 
-    def _by_token(self, peer: Guest, op: str, resource: str) -> Grant | None:
-        now = time.time()
-        for grant in filter(None, (peer.grants.get(resource), peer.grants.get("*"))):
-            if grant.expires > now and grant.allows(op, resource) and not self._powers.is_revoked(grant.ids):
-                if op in ("read", "fetch") and self._may_show(grant, resource.removeprefix("job:")):
-                    return grant
-                # To see is not to steer: who lends the right to cancel has it.
-                roles = self._powers.roles(grant.user)
-                if "admin" in roles or (roles and self._owns(grant.user, resource.removeprefix("job:"))):
-                    return grant
-        return None
-
-    def _may_show(self, grant: Grant, uid: str, roles: frozenset[str] | None = None) -> bool:
-        roles = self._powers.roles(grant.user) if roles is None else roles
-        return allows(roles, "read") or bool(roles and self._owns(grant.user, uid))
-
-    def _owns(self, user: str, uid: str) -> bool:
-        record = self._machine.records.get(uid)
-        return record is not None and record.spec.owner == user
-
     def _listen_all(self, peer: Guest, roles: frozenset[str], message: Listen) -> Listen:
         good: list[tuple[str, int]] = []
         room = quotas.STREAMS - (self._streams.count(peer.address) if self._streams is not None else 0)
@@ -305,7 +301,7 @@ class Gate:
         is_known = stream in self._machine.records or stream in self._machine.groups or stream in _STREAMS
         if "submit" in roles and not is_known:
             return False  # of a job that is still to be submitted: whoever submits it hears it
-        grant = self._by_token(peer, "read", _resource(stream))
+        grant = self._lent.find(peer, "read", _resource(stream))
         if grant is None:
             raise Refusal(refused(self._service, peer, "read") if roles else stranger(self._service, peer))
         peer.streams[stream] = grant
@@ -350,7 +346,7 @@ class Gate:
         if "submit" in roles and self._is_own(peer, uid):
             return
         op = "fetch" if verb in ("file", "blob") else "read"
-        if self._by_token(peer, op, f"job:{uid}") is None and self._by_token(peer, "read", f"job:{uid}") is None:
+        if self._lent.find(peer, op, f"job:{uid}") is None and self._lent.find(peer, "read", f"job:{uid}") is None:
             if not roles and not peer.grants:
                 raise Refusal(stranger(self._service, peer))
             raise Refusal(UnknownName(f"service {self._service} has no job {wanted!r} that you may see."))
@@ -361,7 +357,7 @@ class Gate:
             return
         resource = f"job:{where.uid}" if where.uid else for_export(where.relative)
         wanted = (resource, for_file(where.uid, where.relative)) if where.uid else (resource,)
-        if not any(self._by_token(peer, op, one) for op in ("fetch", "read") for one in wanted):
+        if not any(self._lent.find(peer, op, one) for op in ("fetch", "read") for one in wanted):
             raise self._no(peer, roles, "read")
 
     # -- what may be changed
@@ -369,7 +365,7 @@ class Gate:
     def _unneeded(self, peer: Guest, roles: frozenset[str], message: Unneeded) -> Unneeded:
         """Who holds the one right to stop losers may stop what no other service listens to."""
         for uid in message.uids:
-            is_lent = self._by_token(peer, "cancel-loser", f"job:{uid}") is not None
+            is_lent = self._lent.find(peer, "cancel-loser", f"job:{uid}") is not None
             if not ("admin" in roles or is_lent or ("submit" in roles and self._is_own(peer, uid))):
                 raise self._no(peer, roles, "admin")
         wanted = {uid for other in self._peers.values() if other is not peer for uid in other.streams}
@@ -429,11 +425,21 @@ class Gate:
     @property
     def next_look(self) -> float | None:
         """Seconds until ``expired`` must be asked again; None while nobody is here."""
-        return LOOK_S if self._peers else None
+        is_open = self.wire is not None and self.wire.is_open
+        return LOOK_S if self._peers or is_open or self.is_busy() else None
 
     def is_due(self, now: float) -> bool:
         """Whether ``expired`` must be asked."""
-        return bool(self._peers) and now - self._looked >= LOOK_S
+        return now - self._looked >= LOOK_S and self.next_look is not None
+
+    def _wait_for_readers(self, streams: Subscriptions) -> None:
+        """Send nothing more of its streams to who leaves unread what it got; it goes on once it has read that."""
+        for address in self._peers if self.wire is not None else ():
+            unread = self.wire.unread(address)  # type: ignore[union-attr]
+            if unread > UNREAD_BYTES:
+                streams.hold(address)
+            elif unread < UNREAD_BYTES // 2:
+                streams.resume(address)
 
     def expired(self, now: float) -> list[tuple[bytes, str, str]]:
         """Return (peer, stream, reason) of what must be cut off now: tokens expire and are revoked."""
@@ -445,7 +451,7 @@ class Gate:
         ends: dict[int, str] = {}  # of each token once: many streams may stand on one
         roles_of = cache(self._powers.roles)  # each look is one at a file
         for key, peer in self._peers.items():
-            roles = roles_of(peer.user)
+            roles = roles_of(peer.user) | roles_of(peer.key)
             if peer.roles and self._powers.user(peer.key) != peer.user:
                 found.append((key, "", "your session has ended"))
                 roles = NOBODY
@@ -457,22 +463,15 @@ class Gate:
             for stream, grant in list(peer.streams.items()):
                 reason = ends.get(id(grant))
                 if reason is None:
-                    reason = ends[id(grant)] = self._end(grant, clock, roles_of(grant.user))
-                if reason or not self._may_show(grant, stream, roles_of(grant.user)):
-                    other = self._by_token(peer, "read", _resource(stream))
+                    reason = ends[id(grant)] = self._lent.end(grant, clock, roles_of(grant.user))
+                if reason or not self._lent.shows(grant, stream, roles_of(grant.user)):
+                    other = self._lent.find(peer, "read", _resource(stream))
                     if other is not None:
                         peer.streams[stream] = other
                     else:
                         del peer.streams[stream]
                         found.append((key, stream, reason or "credential revoked"))
         return found
-
-    def _end(self, grant: Grant, clock: float, roles: frozenset[str]) -> str:
-        if grant.expires <= clock:
-            return "credential expired"
-        if self._powers.is_revoked(grant.ids) or not roles:
-            return "credential revoked"
-        return ""
 
 
 def _resource(stream: str) -> str:

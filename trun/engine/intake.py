@@ -110,9 +110,6 @@ def may_set(machine: Machine, user: str, key: str) -> bool:
     """Whether an atom is one that lives in clients, and no unfinished job of somebody else waits for it."""
     if not key.startswith(_CLIENTS) or len(key) > 200:
         return False
-    name = key.partition(":")[2].encode()
-    return not any(
-        name in record.spec.when and record.spec.owner != user and not record.life.state.is_final
-        for record in machine.records.values()
-        if record.spec.when
-    )
+    records = machine.records
+    name = key.partition(":")[2]
+    return not any(records[uid].spec.owner != user for uid in machine.book.mentioning(name))

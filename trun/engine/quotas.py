@@ -32,11 +32,17 @@ USERS = 10_000
 HEAVY = {"ps": 20.0, "jobs": 20.0, "which": 9.0, "graph": 50.0, "summary": 9.0, "changes": 5.0, "request-access": 100.0}
 
 
+#: Refusals in a row of which one user is told before nothing of it is read for a while.
+HEEDED = 1_000
+
+
 class _Buckets:
-    __slots__ = ("ahead", "bytes", "requests", "seen")
+    __slots__ = ("ahead", "bytes", "refused", "requests", "seen")
 
     def __init__(self, now: float) -> None:
         self.requests, self.bytes, self.ahead, self.seen = REQUESTS, BYTES, AHEAD, now
+        #: Requests that were too much since one was taken.
+        self.refused = 0
 
 
 class Quotas:
@@ -91,6 +97,7 @@ class Quotas:
         """Count a request; raise ``NotAuthorised`` where it is too much."""
         found = self._filled(user, now)
         cost, size = price(message)
+        found.refused += 1
         if cost > found.requests:
             raise NotAuthorised(
                 f"too many requests: {REQUESTS:,.0f} at once and {REQUESTS_S:,.0f} in a second are taken. Ask again "
@@ -101,8 +108,17 @@ class Quotas:
                 f"too many bytes: {BYTES / 1e9:,.0f} GB of arguments and {BYTES_S / 1e6:,.0f} MB in a second are "
                 "taken. Wait some minutes, or leave the data in files (trun.fetch_url)."
             )
+        found.refused = 0
         found.requests -= cost
         found.bytes -= size
+
+    def is_deaf(self, user: str) -> bool:
+        """Whether somebody goes on although they were told often that it is too much; they are told anew then."""
+        found = self._users.get(user)
+        if found is None or found.refused < HEEDED:
+            return False
+        found.refused = 0
+        return True
 
 
 def price(message: AnyRequest) -> tuple[float, int]:

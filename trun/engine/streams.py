@@ -33,11 +33,13 @@ MOST_CREDIT = 1_000_000
 class _Peer:
     """One listener: its credit, and the next entry that it wants of each stream."""
 
-    __slots__ = ("behind", "credit", "key", "wants")
+    __slots__ = ("behind", "credit", "held", "key", "wants")
 
     def __init__(self, key: bytes) -> None:
         self.key = key
         self.credit = 0
+        #: Credit that was taken back for a while; None: nothing was.
+        self.held: int | None = None
         #: {stream: sequence number of the next entry}
         self.wants: dict[str, int] = {}
         #: Streams of which the journal may hold entries that the peer wants, in the order in which they are served
@@ -119,9 +121,26 @@ class Subscriptions:
         if entries <= 0:
             return
         known = self._peer(peer)
+        if known.held is not None:
+            known.held = min(known.held + entries, MOST_CREDIT)
+            return
         known.credit = min(known.credit + entries, MOST_CREDIT)
         if known.behind:
             self._ready[known] = None
+
+    def hold(self, peer: bytes) -> None:
+        """Send ``peer`` nothing more until ``resume``: it falls behind in the journal, and misses nothing."""
+        known = self._peers.get(peer)
+        if known is not None and known.held is None:
+            known.held, known.credit = known.credit, 0
+            self._ready.pop(known, None)
+
+    def resume(self, peer: bytes) -> None:
+        """Go on where ``hold`` stopped."""
+        known = self._peers.get(peer)
+        if known is not None and known.held is not None:
+            credit, known.held = known.held, None
+            self.credit(peer, credit)
 
     def drop(self, peer: bytes) -> None:
         """Forget a peer that has gone."""

@@ -414,6 +414,8 @@ def summary(engine: Engine, arguments: dict[str, Any]) -> Any:
         "folder": engine.welcome.folder,
         "dropped": getattr(engine.endpoint, "dropped", 0),
         "irregular": dict(engine.machine.counters),
+        "denied": engine.gate.denied if engine.gate is not None else 0,
+        **getattr(engine.endpoint, "facts", dict)(),
     }
 
 

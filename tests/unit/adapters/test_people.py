@@ -64,3 +64,20 @@ def test_a_stranger_and_a_key_of_somebody_else_cannot_be_exchanged(tmp_path: Pat
     with pytest.raises(BadOption, match="is no key"):
         here.rotate(OLD, "short")
     assert here.roles(THIRD) == {"read"}
+
+
+def test_who_has_lost_a_role_is_named_once(tmp_path: Path) -> None:
+    ann, bob = (KeyPair(new_seed()).public for _ in range(2))
+    people, operator = People(tmp_path), People(tmp_path)
+    operator.add("ann", ann, ("read", "submit"))
+    operator.add("bob", bob, ("read",))
+    assert people.taken() == set()
+    operator.remove("ann")
+    assert people.taken() == {ann}
+    assert people.taken() == set()
+    operator.add("bob", bob, ("submit",))
+    assert people.taken() == {bob}
+    operator.add("bob", bob, ("read", "submit", "admin"))
+    assert people.taken() == set()
+    people.path.unlink()
+    assert people.taken() == {bob}

@@ -77,6 +77,22 @@ def job(uid: str, **more: Any) -> JobSpec:
     return JobSpec(**{"uid": uid, "name": uid, "call": Call("f", Payload(b"x")), **more})
 
 
+class FakeWire:
+    """What knows how much peers leave unread, and who is muted, as a test wants it."""
+
+    def __init__(self) -> None:
+        self.is_open = True
+        #: {peer: bytes}
+        self.left: dict[bytes, int] = {}
+        self.muted: list[str] = []
+
+    def unread(self, peer: bytes) -> int:
+        return self.left.get(peer, 0)
+
+    def mute(self, who: str, reason: str, longest_s: float) -> None:
+        self.muted.append(who)
+
+
 class House:
     """An engine with a gate between fakes."""
 
@@ -87,6 +103,7 @@ class House:
         self.clock = ManualClock()
         machine = Machine(service_key="here")
         self.gate = Gate(machine, self.powers, service="house")
+        self.wire = self.gate.wire = FakeWire()
         self.engine = Engine(
             machine=machine,
             journal=RecordingJournal(),

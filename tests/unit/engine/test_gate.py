@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import pytest
 
-from tests.unit.engine.gates import HERE, ME, OTHER, FakeGrant, House, job
+from tests.unit.engine.gates import HERE, LENDER, ME, OTHER, FakeGrant, House, job
 from trun import messages
 from trun.adapters.pickles import digest_of
 from trun.core.rights import REQUESTS, VERBS
@@ -49,9 +49,10 @@ from trun.messages import (
 
 EVERYBODY = frozenset(
     {"none", "read", "submit", "upload", "admin", "token", "token for another", "expired", "revoked", "token to cancel"}
+    | {"pending", "removed", "session ended", "stolen token", "lender removed"}
 )
 #: Keys that the service knows, or to which somebody gave a token.
-KNOWN = EVERYBODY - {"none"}
+KNOWN = EVERYBODY - {"none", "pending", "removed", "session ended", "stolen token"}
 SEES = frozenset({"read", "admin", "token"})
 OWNS = SEES | {"submit"}
 STEERS = frozenset({"submit", "admin"})
@@ -154,7 +155,7 @@ def _peer(house: House, who: str, uid: str) -> None:
     """Let a peer with these rights stand before the gate."""
     roles = (who,) if who in ("read", "submit", "upload", "admin") else ()
     house.powers.people[ME] = frozenset(roles)
-    if who in ("none", *roles):
+    if who in ("none", *roles) or _is_stranger_by_now(house, who):
         return
     ops = ("cancel-loser",) if who == "token to cancel" else ("read", "fetch")
     grant = FakeGrant(ops, "job:elsewhere" if who == "token for another" else f"job:{uid}")
@@ -167,6 +168,31 @@ def _peer(house: House, who: str, uid: str) -> None:
         grant.expires = time.time() - 1
     if who == "revoked":
         house.powers.revoke(grant.ids[0])
+    if who == "lender removed":
+        house.powers.people[LENDER] = frozenset()
+
+
+def _is_stranger_by_now(house: House, who: str) -> bool:
+    """Bring about how somebody stands before the gate who has no rights although there was something."""
+    if who == "pending":
+        house.gate.admit(HERE, ME, Ask(token="t", verb="request-access", arguments={"name": "me"}))
+    elif who == "removed":
+        house.powers.people[ME] = frozenset({"read", "submit", "upload", "admin"})
+        house.gate.admit(HERE, ME, Hello(session="s"))
+        house.powers.people[ME] = frozenset()
+        house.pass_time()
+    elif who == "session ended":
+        house.powers.people["u" * 40] = frozenset({"read", "submit", "upload", "admin"})
+        house.powers.sessions[ME] = "u" * 40
+        house.gate.admit(HERE, ME, Hello(session="s"))
+        del house.powers.sessions[ME]
+        house.pass_time()
+    elif who == "stolen token":  # or one of another service: whatever does not check
+        with pytest.raises(Refusal):
+            house.gate.admit(HERE, ME, Present(tokens=("stolen",)))
+    else:
+        return False
+    return True
 
 
 def _is_let_in(house: House, request: Any) -> bool:

@@ -1,14 +1,16 @@
-"""What a peer claims about itself, about the jobs of others, and about atoms and functions: none of it is believed.
-"""
+"""What a peer claims about itself, about the jobs of others, and about atoms and functions: none of it is believed."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
 from tests.unit.engine.gates import HERE, ME, OTHER, THERE, FakeGrant, House, errors, job
 from trun.adapters.pickles import digest_of
 from trun.conditions import wire
-from trun.conditions.atoms import Atom, IsCompleted
+from trun.conditions.atoms import Atom, IsCompleted, Level
+from trun.engine import intake
 from trun.messages import (
     Answer,
     Ask,
@@ -162,6 +164,34 @@ def test_the_atom_that_others_wait_for_is_not_set(two: House) -> None:
     two.say(THERE, Submit(specs=(job("waiting", when=wire.dumps(atom)),)))
     assert "not yours" in errors(two.say(HERE, Do(token="t", request=SetAtom(key=atom.key, value=4))))
     assert two.records["waiting"].life.state.value == "waiting"
+
+
+def test_the_atom_is_free_again_once_the_job_that_waited_for_it_has_ended(two: House) -> None:
+    gate, level = Atom("gate"), Level("level")
+    when = wire.dumps(gate & ~level)
+    two.say(THERE, Submit(specs=(job("waiting", when=when, hold=True),)))
+    for atom in (gate, level):
+        assert "not yours" in errors(two.say(HERE, Do(token="t", request=SetAtom(key=atom.key, value=4))))
+    two.say(THERE, Do(token="t", request=Cancel(uids=("waiting",))))
+    for atom in (gate, level):
+        assert errors(two.say(HERE, Do(token="t", request=SetAtom(key=atom.key, value=4)))) == ""
+
+
+def test_to_ask_for_an_atom_looks_at_no_job_that_does_not_mention_it(two: House) -> None:
+    class Counted(dict[str, Any]):
+        looks = 0
+
+        def __getitem__(self, key: str) -> Any:
+            Counted.looks += 1
+            return super().__getitem__(key)
+
+        def values(self) -> Any:
+            raise AssertionError("all jobs were looked at")
+
+    two.say(THERE, Submit(specs=tuple(job(f"j{n}", when=wire.dumps(Atom("x")), hold=True) for n in range(50))))
+    two.engine.machine.book.records = Counted(two.records)
+    assert intake.may_set(two.engine.machine, ME, Atom("mine").key)
+    assert Counted.looks == 0
 
 
 def test_a_function_is_kept_under_its_own_digest_alone(house: House) -> None:

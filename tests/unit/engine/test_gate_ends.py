@@ -1,5 +1,4 @@
-"""Rights that end while a connection is open: what they showed is shown no more.
-"""
+"""Rights that end while a connection is open: what they showed is shown no more."""
 
 from __future__ import annotations
 
@@ -7,8 +6,8 @@ import time
 
 import pytest
 
-from tests.unit.engine.gates import HERE, LENDER, ME, OTHER, THERE, FakeGrant, House, job
-from trun.messages import Credit, Hello, Listen, Present, Refuse, Submit
+from tests.unit.engine.gates import HERE, LENDER, ME, OTHER, THERE, FakeGrant, House, errors, job
+from trun.messages import Ask, Credit, Hello, Listen, Present, Refuse, Submit
 
 
 @pytest.mark.parametrize("roles", [("admin",), ("read",), ("read", "submit")])
@@ -59,3 +58,47 @@ def test_a_session_key_that_has_expired_hears_no_more(house: House, speaks: bool
     house.endpoint.take(HERE)
     house.say(b"\0user", Submit(specs=(job("a"),)))
     assert house.say(HERE) == []
+
+
+# -- rights that begin ------------------------------------------------------------------------------------------------
+
+
+def test_who_is_let_in_over_an_open_connection_may_go_on_at_once(house: House) -> None:
+    house.endpoint.users[HERE] = ME
+    assert "does not know your key" in errors(house.say(HERE, Hello(session="s"), Ask(token="t", verb="ps")))
+    house.powers.people[ME] = frozenset({"read"})
+    assert errors(house.say(HERE, Hello(session="s"), Ask(token="t", verb="ps"))) == ""
+    assert "submit" in errors(house.say(HERE, Submit(specs=(job("a"),))))
+    house.powers.people[ME] = frozenset({"read", "submit"})
+    assert errors(house.say(HERE, Submit(specs=(job("a"),)))) == ""
+    assert set(house.records) == {"a"}
+
+
+def test_a_session_key_has_the_rights_of_its_user_and_its_own(house: House) -> None:
+    house.powers.people[OTHER] = frozenset({"read"})
+    house.powers.sessions[ME] = OTHER
+    house.endpoint.users[HERE] = ME
+    assert errors(house.say(HERE, Hello(session="s"), Ask(token="t", verb="ps"))) == ""
+    assert "submit" in errors(house.say(HERE, Submit(specs=(job("a"),))))
+    house.powers.people[ME] = frozenset({"submit"})
+    assert errors(house.say(HERE, Ask(token="t", verb="ps"), Submit(specs=(job("a"),)))) == ""
+    assert house.records["a"].spec.owner == OTHER
+    house.powers.people[OTHER] = frozenset()
+    assert errors(house.say(HERE, Submit(specs=(job("b"),)))) == ""
+    assert "read" in errors(house.say(HERE, Ask(token="t", verb="ps")))
+    house.powers.people[ME] = frozenset()
+    assert errors(house.say(HERE, Submit(specs=(job("c"),))))
+    assert set(house.records) == {"a", "b"}
+
+
+def test_a_right_that_is_given_in_place_of_a_token_goes_on_when_the_token_ends(two: House) -> None:
+    grant = two.powers.tokens["t"] = FakeGrant(("read",), "job:theirs")
+    two.powers.people[ME] = frozenset()
+    assert two.say(HERE, Present(tokens=("t",)), Listen(streams=(("theirs", 1),)))[0].entries
+    two.powers.people[ME] = frozenset({"read"})
+    two.powers.revoke(grant.ids[0])
+    two.pass_time()
+    assert two.endpoint.take(HERE) == []
+    two.executor.complete("theirs")
+    two.engine.step([(b"", report) for report in two.executor.poll(two.clock.now())])
+    assert two.endpoint.take(HERE)[0].entries

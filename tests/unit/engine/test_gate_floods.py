@@ -1,5 +1,4 @@
-"""Strange questions, and too many of them; and what the audit log says.
-"""
+"""Strange questions, and too many of them; and what the audit log says."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from tests.unit.engine.gates import HERE, ME, OTHER, THERE, House, errors, job
 from trun.core.rights import VERBS
 from trun.engine import quotas
 from trun.errors import NotAuthorised
-from trun.messages import Answer, Ask, Call, Define, Hello, Listen, Payload, Submit, Suspend, Unlisten
+from trun.messages import Answer, Ask, Call, Credit, Define, Hello, Listen, Payload, Submit, Suspend, Unlisten
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS))
@@ -102,3 +101,43 @@ def test_nothing_is_kept_of_peers_and_sessions_that_have_gone(house: House) -> N
     assert house.engine.sessions == {}
     assert house.gate.user(b"\x000") == ""
     assert house.engine.streams.count(b"\x000") == 0
+
+
+# -- who does not stop, and who does not read -------------------------------------------------------------------------
+
+
+def test_who_does_not_heed_that_it_asks_too_much_is_muted(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quotas, "REQUESTS", 50.0)
+    monkeypatch.setattr(quotas, "REQUESTS_S", 0.0)
+    monkeypatch.setattr(quotas, "HEEDED", 20)
+    house.let_in(HERE, ME, "read")
+    house.let_in(THERE, OTHER, "read")
+    house.say(HERE, *[Ask(token="t", verb="ping")] * 60)
+    assert house.wire.muted == []
+    house.say(HERE, *[Ask(token="t", verb="ping")] * 20)
+    assert house.wire.muted == [ME]
+    assert house.say(THERE, Ask(token="t", verb="ping"))[0].error is None
+
+
+def test_a_stranger_that_goes_on_is_muted(house: House) -> None:
+    house.endpoint.users[HERE] = ME
+    house.say(HERE, *[Ask(token="t", verb="ps")] * 200)
+    assert house.wire.muted == []
+    house.say(HERE, *[Ask(token="t", verb="ps")] * 10)
+    assert set(house.wire.muted) == {ME}
+
+
+def test_the_streams_of_who_does_not_read_wait_and_go_on_once_it_does(house: House) -> None:
+    house.let_in(HERE, ME, "read", "submit")
+    house.wire.left[HERE] = 10**9
+    house.pass_time()
+    assert house.say(HERE, Submit(specs=(job("a"),)), Credit(entries=10)) == []
+    assert house.say(HERE, Ask(token="t", verb="ping"))[0].error is None
+    house.pass_time()
+    assert house.endpoint.take(HERE) == []
+    house.wire.left[HERE] = 0
+    house.pass_time()
+    house.engine.step([])
+    entries = [entry for answer in house.endpoint.take(HERE) for entry in answer.entries]
+    assert [entry.seq for entry in entries] == list(range(1, len(entries) + 1))
+    assert {entry.stream for entry in entries} == {"a"}
