@@ -67,6 +67,7 @@ CREDIT = 20_000
 GRANT = 5_000
 #: Verbs that change something: whether they were carried out before the connection broke, the caller must find out.
 ASKED_ONCE = frozenset({"upload", "install", "session"})
+Steering = Cancel | Hold | Release | Retry | Tell | SetAtom | Resume
 #: Handshakes that fail in a row before we look whether another key answers.
 REFUSALS = 3
 
@@ -108,8 +109,8 @@ class Service(Hearing):
         self._contents: dict[str, str] = {}
         self._definitions: dict[str, bytes] = {}
         self._answers: dict[str, Future[Any]] = {}
-        #: Questions that have no answer yet, by token: they are asked again over the next connection.
-        self._asked: dict[str, Ask] = {}
+        #: What has no answer yet, by token, and is said again over the next connection: questions, and to cancel.
+        self._asked: dict[str, AnyRequest] = {}
         #: Streams of other services that are passed on to this one (see ``trun.relaying``).
         self.abroad: dict[str, Any] = {}
         #: Tokens that we show before the greeting.
@@ -363,7 +364,8 @@ class Service(Hearing):
         future: Future[Any] = Future()
         self._answers[token] = future
         request = make(token)
-        if isinstance(request, Ask) and request.verb not in ASKED_ONCE:
+        is_question = isinstance(request, Ask) and request.verb not in ASKED_ONCE
+        if is_question or (isinstance(request, Do) and isinstance(request.request, Cancel)):
             self._asked[token] = request
         self._send([request])
         return future
@@ -391,18 +393,16 @@ class Service(Hearing):
         """Ask a reading verb and do not wait: the ``Answer`` comes to the future, in the link's thread."""
         return self._request(lambda token: Ask(token=token, verb=verb, arguments=arguments))
 
-    def do(
-        self,
-        request: Cancel | Hold | Release | Retry | Tell | SetAtom | Resume,
-        *,
-        timeout: float | None = 30.0,
-    ) -> Any:
+    def do(self, request: Steering, *, timeout: float | None = 30.0) -> Any:
         """Send a request and wait until it is carried out (durably)."""
         return self._outcome(self._request(lambda token: Do(token=token, request=request)), timeout)
 
     def post(self, request: AnyRequest) -> None:
-        """Send a request and do not wait."""
-        self._send([request])
+        """Send a request and do not wait; one to cancel is kept until the service has carried it out."""
+        if isinstance(request, Cancel):
+            self._request(lambda token: Do(token=token, request=request))
+        else:
+            self._send([request])
 
     # -- atoms that live here -----------------------------------------------------------------------------------------
 

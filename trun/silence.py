@@ -77,7 +77,7 @@ class Hearing(Front):
     address: str
     welcome: Welcome | None
     _answers: dict[str, Future[Any]]
-    _asked: dict[str, Ask]
+    _asked: dict[str, AnyRequest]
     _unacknowledged: dict[str, JobSpec]
     _gone: Exception | None
 

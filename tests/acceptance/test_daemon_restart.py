@@ -217,6 +217,23 @@ def test_a_job_can_be_cancelled_after_a_restart_and_before_one(
     end_all(daemon, service)
 
 
+def test_what_is_cancelled_while_the_daemon_dies_is_cancelled_by_the_next(
+    daemon: Daemon, service: trun.Service, tmp_path: Path
+) -> None:
+    job = trun.submit(recite, str(tmp_path / "gate"), service=service)
+    await_(lambda: events(job, Said), "some progress")
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGSTOP)  # from here on it hears nothing more
+    job.cancel()
+    daemon.kill()
+    daemon.start()
+
+    assert isinstance(job.exception(60.0), trun.JobAborted)
+
+    check_stream(job)
+    end_all(daemon, service)
+
+
 def stubborn() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     trun.current_job().say("ready", 0)
