@@ -132,6 +132,7 @@ def sync(path: Path) -> None:
     finally:
         os.close(fd)
 
+
 class LogRoom:
     """Keeps a log longer than what is in it, so that a commit need not change the size of the file.
 
