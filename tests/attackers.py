@@ -30,18 +30,22 @@ DISTURBED_S = 5.0
 @contextlib.contextmanager
 def attacked(place: str) -> Iterator[Site]:
     """Run a daemon below a folder of its own."""
-    folders = {f"TRUN_{name.upper()}_DIR": _ROOT / place / name for name in ("state", "runtime", "config")}
-    for folder in folders.values():
-        folder.mkdir(parents=True, mode=0o700)
-    with pytest.MonkeyPatch.context() as patch:
-        for variable, folder in folders.items():
-            patch.setenv(variable, str(folder))
+    with at_home(place):
         made = Site("fans")
     yield made
-    with pytest.MonkeyPatch.context() as patch:
-        for variable, folder in folders.items():
-            patch.setenv(variable, str(folder))
+    with at_home(place):
         made.stop("--kill")
+
+
+@contextlib.contextmanager
+def at_home(place: str) -> Iterator[None]:
+    """Be the owner of the daemon there for a while."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("state", "runtime", "config"):
+            folder = _ROOT / place / name
+            folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+            patch.setenv(f"TRUN_{name.upper()}_DIR", str(folder))
+        yield
 
 
 class Raw:

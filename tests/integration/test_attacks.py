@@ -21,8 +21,8 @@ import pytest
 import zmq
 
 import trun
-from tests.attackers import DISTURBED_S, GENEROUS_S, Come, Raw, attacked, comers
-from tests.sites import PATIENCE_S, Site
+from tests.attackers import DISTURBED_S, GENEROUS_S, Come, Raw, at_home, attacked, comers
+from tests.sites import PATIENCE_S, Site, command
 from trun.adapters import tokens, transfer, wire
 from trun.adapters.keys import KeyPair, new_seed
 from trun.adapters.people import People
@@ -112,6 +112,12 @@ def test_garbage_before_the_handshake_reaches_nobody(site: Site, bystander: Raw)
             raw.sendall(data + (RANDOM.randbytes(300) if n % 2 else b"\x04\xc8\x05HELLO" + RANDOM.randbytes(194)))
     assert bystander.slowest(0.5) < DISTURBED_S
     assert psutil.pid_exists(site.pid)
+    end = time.monotonic() + PATIENCE_S
+    while not bystander.ask("summary").data["refused"]:  # counted, also for `trun service status`
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    with at_home("attacked"):
+        assert "handshakes failed" in command("service", "status", site.name).stdout
 
 
 @pytest.mark.parametrize("frames", [[b"\x91" * 100_000], [b"\xdd\xff\xff\xff\xff"], [b"x"] * 200_000, [b""], [b"\xc1"]])
