@@ -329,6 +329,7 @@ def _at_exit() -> None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             for made in mine:
                 kill(_nodes[made])
+            late = True  # threads of ours live on, and one of them might take the signal
     for made in mine:
         _report_failures(made)
     if isinstance(error, KeyboardInterrupt):
