@@ -50,6 +50,8 @@ def our_errors(path: Path) -> Iterator[None]:
         yield
     except database.Error as error:
         raise translate(error, path) from error
+    except UnicodeDecodeError as error:  # a text of the file, or SQLite's own about one
+        raise damaged(path, f"a text of it cannot be read: {error}") from error
 
 
 __all__ = ["damaged", "our_errors", "translate"]
