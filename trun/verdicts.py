@@ -63,8 +63,13 @@ def described(job: Any) -> str:
 
 
 def explanation(job: Any) -> Explanation:
-    """Return why a job is where it is, from its service; or, if that is silent, that nobody knows."""
+    """Return why a job is where it is, from its service; or, if that is silent, that nobody knows.
+
+    Raises what ended the service where it is gone for good.
+    """
     service = job.service
+    if service.gone is not None:
+        raise service.gone
     if not service.silence.since:
         _ = job.id
         asked = service.begin_ask("why", job=job.uid, atoms=True)
