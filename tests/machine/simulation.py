@@ -74,13 +74,13 @@ class World:
         #: Conditions that cannot lapse once they hold, by uid: of those it is known when they may fire.
         self.monotone: set[str] = set()
         self.counts: Counter[str] = Counter()
+        self.endpoint = SimulatedEndpoint(self.cuts)
         self.engine = self.begin()
 
     # -- lives of the service
 
     def begin(self) -> Engine:
         """Start the service on what the journal holds; a power cut can strike here as well."""
-        self.endpoint = SimulatedEndpoint(self.cuts)
         while True:
             self.engine = Engine(
                 machine=Machine(resources={"gpu": GPU}),

@@ -218,16 +218,17 @@ class Resolver(Propagation):
                 again.append((owner, where))
         batch = Batch()
         renewed: list[tuple[Hashable, int, Condition, dict[str, Value]]] = []
+        # The plain ones first: how often atoms mention them is worked out from what the atoms are worth.
         for owner, where in again:
-            if isinstance(where, Graph):
-                for key, leaf in where.leaves.items():
-                    if isinstance(leaf, JobAtom) and leaf.subject == subject:
-                        self._entries.source(leaf).value = WAIT
-                        batch.touched[where] = None
-                        for at, which in where.move(key, WAIT, self._moment("", 0)):
-                            self._clocks.start(at, where, which)
-            else:
+            if not isinstance(where, Graph):
                 renewed.append((owner, self._plain.serial[where], *self._take_back(where, subject)))
+        for graph in [where for _, where in again if isinstance(where, Graph)]:
+            for key, leaf in graph.leaves.items():
+                if isinstance(leaf, JobAtom) and leaf.subject == subject:
+                    self._entries.source(leaf).value = WAIT
+                    batch.touched[graph] = None
+                    for at, which in graph.move(key, WAIT, self._moment("", 0)):
+                        self._clocks.start(at, graph, which)
         for owner, serial, condition, values in renewed:  # once none of them holds on to what the atoms were worth
             gates = plain_gates(condition) or [And(condition)]
             root = self._plain.enter(gates[-1], gates, lambda leaf, values=values: values[leaf.key], serial)  # type: ignore[misc]

@@ -54,6 +54,22 @@ def failed() -> Failed:
 # -- firing and dropping
 
 
+def test_a_new_run_of_a_job_leaves_no_mention_behind(resolver: Resolver) -> None:
+    beam = Level("beam")
+    resolver.register("watches", beam | IsCompleted("a"))  # of five values, and entered before the plain one
+    resolver.register("either", IsCompleted("a") | IsCompleted("b"))
+    resolver.hear("a", failed())
+    resolver.reset("a", 2)
+    resolver.hear("a", failed())
+    resolver.hear("c", Completed())
+    for number in range(5):  # these may have the place of what was given back
+        resolver.register(f"both{number}", IsCompleted("x") & IsCompleted("y"))
+
+    assert owners(resolver.hear("b", Completed())) == ["either"]
+    assert resolver.hear("x", Completed()) == []
+    assert owners(resolver.hear("y", Completed())) == [f"both{number}" for number in range(5)]
+
+
 def test_an_and_fires_with_its_last_atom(resolver: Resolver) -> None:
     a, b = IsCompleted("a"), IsCompleted("b")
 
