@@ -19,11 +19,12 @@ import pytest
 from samples import accepted, entry, life, spec
 from trun.adapters import folders, space, sqlite
 from trun.adapters.faults import translate
+from trun.adapters.salvage import salvage
 from trun.adapters.sqlite import FILE, SqliteJournal, read_only
-from trun.core.codec import decode_life
+from trun.core.codec import decode_life, encode
 from trun.core.record import JobState
 from trun.errors import StateDamaged, StateError, StateFull, StateHeld, StateVersion
-from trun.messages import Said
+from trun.messages import GroupSpec, Said
 from trun.ports import Batch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -138,7 +139,7 @@ def test_a_file_of_a_newer_format_is_refused_with_both_versions(folder: Path) ->
     SqliteJournal(folder).close()
     change(folder, "PRAGMA user_version=7")
 
-    with pytest.raises(StateVersion, match="has format 7; this trun knows formats up to 1"):
+    with pytest.raises(StateVersion, match="has format 7; this trun knows formats up to 2"):
         SqliteJournal(folder)
     with pytest.raises(StateVersion, match="format 7"):
         read_only(folder)
@@ -151,17 +152,17 @@ def test_a_file_of_an_older_format_is_brought_forward_after_a_backup(
     old = SqliteJournal(folder)
     old.commit(accepted(1, "a"))
     old.close()
-    monkeypatch.setattr(sqlite, "VERSION", 2)
-    monkeypatch.setitem(sqlite.MIGRATIONS, 1, lambda connection: connection.execute("ALTER TABLE jobs ADD COLUMN x"))
+    monkeypatch.setattr(sqlite, "VERSION", 3)
+    monkeypatch.setitem(sqlite.MIGRATIONS, 2, lambda connection: connection.execute("ALTER TABLE jobs ADD COLUMN x"))
 
     journal = SqliteJournal(folder)
 
-    assert journal.meta()["version"] == "2"
+    assert journal.meta()["version"] == "3"
     assert [stored.spec.uid for stored in journal.jobs()] == ["a"]
     journal.close()
     assert query(folder, "SELECT x FROM jobs") == [(None,)]
-    backup = sqlite3.connect(folder / f"{FILE}.v1.backup")
-    assert backup.execute("PRAGMA user_version").fetchone() == (1,)
+    backup = sqlite3.connect(folder / f"{FILE}.v2.backup")
+    assert backup.execute("PRAGMA user_version").fetchone() == (2,)
     assert backup.execute("SELECT uid FROM jobs").fetchall() == [("a",)]
     backup.close()
 
@@ -174,14 +175,56 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(folder: Path, monkeypa
         connection.execute("no sense")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sqlite, "VERSION", 2)
-        patch.setitem(sqlite.MIGRATIONS, 1, fail)
+        patch.setattr(sqlite, "VERSION", 3)
+        patch.setitem(sqlite.MIGRATIONS, 2, fail)
         with pytest.raises(StateError):
             SqliteJournal(folder)
 
     journal = SqliteJournal(folder)
-    assert journal.meta()["version"] == "1"
+    assert journal.meta()["version"] == "2"
     journal.close()
+
+
+def unsealed(folder: Path) -> None:
+    """Make a journal of format 1, which had no seals."""
+    journal = SqliteJournal(folder)
+    journal.commit(accepted(1, "a"))
+    journal.commit(Batch(lives=[(1, life(1, seq=1))]))
+    journal.commit(Batch(entries=[(0, entry("condition", 1))], groups=[("g", encode(GroupSpec("g", "g")))]))
+    journal.commit(Batch(definitions=[("f", b"function")]))
+    journal.close()
+    for table, column in (("jobs", "spec"), ("lives", "life"), ("entries", "event"), ("groups", "spec")):
+        change(folder, f"UPDATE {table} SET {column} = substr({column}, 1, length({column}) - 4)")
+    change(folder, "UPDATE definitions SET data = substr(data, 1, length(data) - 4)")
+    change(folder, "ALTER TABLE streams DROP COLUMN seal")
+    change(folder, "DELETE FROM meta WHERE name = 'seal'")
+    change(folder, "UPDATE meta SET value = '1' WHERE name = 'version'")
+    change(folder, "PRAGMA user_version = 1")
+
+
+def test_a_journal_without_seals_is_read_and_brought_forward(folder: Path) -> None:
+    unsealed(folder)
+    looking = read_only(folder)
+    before = (list(looking.jobs()), looking.entries("a"), looking.groups(), looking.definition("f"))
+    looking.close()
+
+    journal = SqliteJournal(folder)
+
+    assert journal.meta()["version"] == "2"
+    assert (list(journal.jobs()), journal.entries("a"), journal.groups(), journal.definition("f")) == before
+    assert [stored.spec.uid for stored in before[0]] == ["a"]
+    assert journal.last("condition") == 1
+    journal.close()
+    SqliteJournal(folder).close()
+
+
+def test_a_journal_without_seals_is_saved_too(folder: Path) -> None:
+    unsealed(folder)
+
+    report = salvage(folder)
+
+    assert report.lost == []
+    assert report.saved["jobs"] == 1
 
 
 @pytest.mark.parametrize(

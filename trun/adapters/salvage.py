@@ -23,6 +23,7 @@ import msgspec
 
 from trun.adapters.folders import FolderLock
 from trun.adapters.logtail import apply_all, index_of, log_of
+from trun.adapters.schema import SEALED
 from trun.adapters.seals import JOB, LIFE, unseal
 from trun.adapters.space import sync
 from trun.adapters.sqlite import FILE, SqliteJournal, check, reading
@@ -143,11 +144,14 @@ class _Copy:
         self._batch = Batch()
         self._size = 0
         self._uids: set[str] = set()
+        self._is_sealed = True
 
     def run(self) -> None:
         """Carry over all that can be read."""
         saved = self._report.saved
         saved.update(jobs=0, entries=0, groups=0, definitions=0)
+        with contextlib.suppress(StateError):
+            self._is_sealed = next(self._ask("PRAGMA user_version"))[0] >= SEALED
         self._meta()
         for digest, data in self._keyed("definitions", "digest", "data"):
             found = self._decoded(bytes, data, "definition", digest, what=f"definition {digest}")
@@ -277,7 +281,7 @@ class _Copy:
 
     def _decoded(self, decode: Callable[[bytes], Any], data: Any, *place: object, what: str = "") -> Any:
         try:
-            return decode(unseal(data, *place))
+            return decode(unseal(data, *place) if self._is_sealed else data)
         except (msgspec.MsgspecError, RecursionError, TypeError, ValueError):
             if what:
                 self._lose(what)

@@ -6,10 +6,12 @@ Who may come in: the journal and its salvage. Rule: a change is a new VERSION an
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
+from trun.adapters.seals import JOB, LIFE, seal, seal_of
 from trun.core.record import FINAL_STATES
 
 #: The log is moved into the file after so many pages of 4 KiB; sizes are in KiB (negative) and in bytes.
@@ -34,8 +36,41 @@ CREATE TABLE groups(uid TEXT PRIMARY KEY, spec BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE definitions(digest TEXT PRIMARY KEY, data BLOB NOT NULL);
 """
 
+#: The first format whose rows are sealed.
+SEALED = 2
+
 #: Rows per INSERT, tried in this order: a row of a statement for many costs half of a statement for one.
 ROWS = (50, 10, 3, 1)
+
+
+def seal_rows(connection: Any) -> None:
+    """Bring format 1 to format 2: seal each row."""
+    connection.execute("ALTER TABLE streams ADD COLUMN seal INTEGER NOT NULL DEFAULT 0")
+
+    def change(select: str, update: str, made: Callable[..., tuple[Any, ...]]) -> None:
+        connection.executemany(update, [made(*row) for row in connection.execute(select).fetchall()])
+
+    for table, key, column, kind in (
+        ("jobs", "number", "spec", JOB),
+        ("lives", "number", "life", LIFE),
+        ("groups", "uid", "spec", "group"),
+        ("definitions", "digest", "data", "definition"),
+    ):
+        change(
+            f"SELECT {key}, {column} FROM {table}",
+            f"UPDATE {table} SET {column} = ? WHERE {key} = ?",
+            lambda one, data, kind=kind: (seal(data, kind, one), one),
+        )
+    change(
+        "SELECT number, name FROM streams",
+        "UPDATE streams SET seal = ? WHERE number = ?",
+        lambda number, name: (seal_of("stream", number, name), number),
+    )
+    change(
+        "SELECT job, seq, epoch, time, event FROM entries",
+        "UPDATE entries SET event = ? WHERE job = ? AND seq = ?",
+        lambda job, seq, epoch, when, event: (seal(event, job, seq, epoch, when), job, seq),
+    )
 
 
 def insert_rows(connection: Any, head: str, width: int, values: list[Any]) -> None:

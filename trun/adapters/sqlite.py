@@ -30,7 +30,7 @@ from trun.adapters.database import FILE
 from trun.adapters.faults import damaged, our_errors, translate
 from trun.adapters.folders import FolderLock, holder
 from trun.adapters.logtail import PROOF, log_of, lost_commits
-from trun.adapters.schema import PRAGMAS, SCHEMA, insert_rows, is_live
+from trun.adapters.schema import PRAGMAS, SCHEMA, SEALED, insert_rows, is_live, seal_rows
 from trun.adapters.seals import JOB, LIFE, BrokenSeal, seal, seal_of, seal_of_facts, unseal
 from trun.adapters.space import Ballast, LogRoom, make_state_folder, sync
 from trun.core.codec import decode_event, decode_spec, encode
@@ -41,10 +41,10 @@ from trun.ports import Batch, StoredJob
 _log = logging.getLogger(__name__)
 
 #: Format of the file (``user_version``); ``application_id`` says that it is ours.
-VERSION = 1
+VERSION = 2
 APPLICATION_ID = 0x7472756E
 #: Steps from each format to the next, run in one transaction after a backup.
-MIGRATIONS: dict[int, Callable[[database.Connection], None]] = {}
+MIGRATIONS: dict[int, Callable[[database.Connection], None]] = {1: seal_rows}
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -53,9 +53,10 @@ MIGRATIONS: dict[int, Callable[[database.Connection], None]] = {}
 class ReadOnlyJournal:
     """Reads the journal of a folder, also while another process holds it. Made by ``read_only``."""
 
-    def __init__(self, connection: database.Connection, path: Path) -> None:
+    def __init__(self, connection: database.Connection, path: Path, version: int = VERSION) -> None:
         self.path = path
         self._connection = connection
+        self._unseal = unseal if version >= SEALED else _as_it_is
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[database.Connection]:
@@ -73,7 +74,7 @@ class ReadOnlyJournal:
         """Return ``service_key``, ``epoch``, ``version`` (format of the file) and ``created``."""
         with self._reading():
             facts = dict(self._rows("SELECT name, value FROM meta"))
-            if facts.pop("seal", "") != seal_of_facts(facts):
+            if facts.pop("seal", "") != seal_of_facts(facts) and self._unseal is unseal:
                 raise BrokenSeal("the table of facts")
         return facts
 
@@ -88,19 +89,25 @@ class ReadOnlyJournal:
         while rows := self._rows(query, (last,)):
             last = rows[-1][0]
             with self._reading():
-                portion = [_stored(*row) for row in rows]
+                portion = [self._stored(*row) for row in rows]
             yield from portion
+
+    def _stored(self, number: int, uid: str, spec_data: bytes, life: bytes) -> StoredJob:
+        spec = decode_spec(self._unseal(spec_data, JOB, number))
+        if spec.uid != uid:
+            raise BrokenSeal(f"the uid of job {number}")
+        return StoredJob(number, spec, self._unseal(life, LIFE, number))
 
     def groups(self) -> list[tuple[str, bytes]]:
         """Return (uid, encoded group) of each group."""
         with self._reading():
-            return [(uid, unseal(spec, "group", uid)) for uid, spec in self._rows("SELECT uid, spec FROM groups")]
+            return [(uid, self._unseal(spec, "group", uid)) for uid, spec in self._rows("SELECT uid, spec FROM groups")]
 
     def definition(self, digest: str) -> bytes | None:
         """Return the bytes that were defined under ``digest``."""
         rows = self._rows("SELECT data FROM definitions WHERE digest = ?", (digest,))
         with self._reading():
-            return unseal(rows[0][0], "definition", digest) if rows else None
+            return self._unseal(rows[0][0], "definition", digest) if rows else None
 
     def _number(self, stream: str) -> int | None:
         """Return the number under which the entries of ``stream`` are filed."""
@@ -121,7 +128,7 @@ class ReadOnlyJournal:
         )
         with self._reading():
             return [
-                Entry(stream, seq, epoch, when, decode_event(unseal(event, number, seq, epoch, when)))
+                Entry(stream, seq, epoch, when, decode_event(self._unseal(event, number, seq, epoch, when)))
                 for seq, epoch, when, event in rows
             ]
 
@@ -143,11 +150,9 @@ class ReadOnlyJournal:
         self._connection.close()
 
 
-def _stored(number: int, uid: str, spec_data: bytes, life: bytes) -> StoredJob:
-    spec = decode_spec(unseal(spec_data, JOB, number))
-    if spec.uid != uid:
-        raise BrokenSeal(f"the uid of job {number}")
-    return StoredJob(number, spec, unseal(life, LIFE, number))
+def _as_it_is(data: bytes, *place: object) -> bytes:
+    """Return a row of a format without seals."""
+    return data
 
 
 def read_only(folder: Path | str) -> ReadOnlyJournal:
@@ -165,12 +170,12 @@ def read_only(folder: Path | str) -> ReadOnlyJournal:
         connection = database.looking(path)
         stack.callback(connection.close)
         connection.isolation_level = None
-        _check_version(connection, path)
+        version = _check_version(connection, path)
         # Where somebody writes, a commit may arrive just now.
         if lost_commits(path) >= PROOF and holder(path.parent) is None:
             _check_log(path)
         stack.pop_all()
-    return ReadOnlyJournal(connection, path)
+    return ReadOnlyJournal(connection, path, version)
 
 
 @contextlib.contextmanager
