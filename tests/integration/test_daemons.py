@@ -70,6 +70,14 @@ def fail(text: str) -> None:
 # -- one service ------------------------------------------------------------------------------------------------------
 
 
+def test_looking_whether_a_service_is_there_is_no_handshake_that_failed(start: Start) -> None:
+    site = start("fans")
+
+    assert "fans" in command("ps").stdout
+
+    assert "handshakes" not in command("service", "status", site.name).stdout
+
+
 def test_a_started_service_says_where_it_answers_and_takes_jobs(start: Start) -> None:
     site = start("fans")
     assert site.address.startswith("tcp://127.0.0.1:")

@@ -249,7 +249,7 @@ class RouterEndpoint(Reception):
                 self._peers.accepted(fd)
             elif kind == zmq.EVENT_DISCONNECTED:
                 self._peers.ended(fd)
-            else:
+            elif self._backlog is not None:  # at the owner's own socket the command looks whether somebody is there
                 self.refused += 1
 
     def fds(self) -> list[int]:
