@@ -43,6 +43,12 @@ SEALED = 2
 ROWS = (50, 10, 3, 1)
 
 
+def seal_of_schema(connection: Any) -> str:
+    """Return the seal of what the file says of its own tables; a flipped bit there can make a column another one."""
+    rows = connection.execute("SELECT type, name, sql FROM sqlite_master ORDER BY name").fetchall()
+    return str(seal_of("schema", *rows))
+
+
 def seal_rows(connection: Any) -> None:
     """Bring format 1 to format 2: seal each row."""
     connection.execute("ALTER TABLE streams ADD COLUMN seal INTEGER NOT NULL DEFAULT 0")

@@ -30,7 +30,7 @@ from trun.adapters.database import FILE
 from trun.adapters.faults import damaged, our_errors, translate
 from trun.adapters.folders import FolderLock, holder
 from trun.adapters.logtail import PROOF, log_of, lost_commits
-from trun.adapters.schema import PRAGMAS, SCHEMA, SEALED, insert_rows, is_live, seal_rows
+from trun.adapters.schema import PRAGMAS, SCHEMA, SEALED, insert_rows, is_live, seal_of_schema, seal_rows
 from trun.adapters.seals import JOB, LIFE, BrokenSeal, seal, seal_of, seal_of_facts, unseal
 from trun.adapters.space import Ballast, LogRoom, make_state_folder, sync
 from trun.core.codec import decode_event, decode_spec, encode
@@ -76,6 +76,8 @@ class ReadOnlyJournal:
             facts = dict(self._rows("SELECT name, value FROM meta"))
             if facts.pop("seal", "") != seal_of_facts(facts) and self._unseal is unseal:
                 raise BrokenSeal("the table of facts")
+            if facts.get("schema", "") not in ("", seal_of_schema(self._connection)):
+                raise BrokenSeal("the description of its tables")
         return facts
 
     def jobs(self, *, live_only: bool = False) -> Iterator[StoredJob]:
@@ -447,7 +449,7 @@ def _create(path: Path) -> None:
             _configure(connection)
             marks = f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={VERSION};"
             connection.executescript(f"BEGIN; {SCHEMA} {marks}")
-            _write_facts(connection, facts)
+            _write_facts(connection, {**facts, "schema": seal_of_schema(connection)})
             connection.execute("COMMIT")
         sync(temporary)
         os.rename(temporary, path)
@@ -483,7 +485,7 @@ def _migrate(connection: database.Connection, path: Path, version: int) -> None:
         for step in range(version, VERSION):
             MIGRATIONS[step](connection)
         facts = dict(connection.execute("SELECT name, value FROM meta WHERE name != 'seal'").fetchall())
-        _write_facts(connection, {**facts, "version": str(VERSION)})
+        _write_facts(connection, {**facts, "version": str(VERSION), "schema": seal_of_schema(connection)})
         connection.execute(f"PRAGMA user_version={VERSION}")
         connection.execute("COMMIT")
     except BaseException:
