@@ -153,10 +153,10 @@ def compose(options: argparse.Namespace) -> Driver:
 def _settings(folder: Path) -> dict[str, str]:
     """Return what the operator has set, and write it down for the workers."""
     from trun.adapters import settings
-    from trun.conditions.timing import span_seconds
+    from trun.engine.absence import grace_of
 
     found = settings.load(Path.cwd(), folders.config_folder())
-    span_seconds(found.get("TRUN_CLIENT__GRACE") or 0, "[client] grace")  # refused before anything is opened
+    grace_of(found)  # refused before anything is opened
     settings.keep(folder, found)
     return found
 

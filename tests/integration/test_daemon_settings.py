@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import os
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import trun
-from tests.sites import PATIENCE_S, Site, as_person, command
+from tests.sites import PATIENCE_S, Site, as_person, command, daemons
 from trun.adapters.people import People
 
 #: Daemons start and die here many times; a busy machine takes its time.
@@ -25,21 +24,8 @@ Start = Callable[..., Site]
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Start daemons that are gone when the test ends."""
-    sites: list[Site] = []
-
-    def make(name: str, *more: str) -> Site:
-        sites.append(Site(name, *more))
-        return sites[-1]
-
-    yield make
-    from trun.remotes import _opened
-
-    while _opened:
-        made = _opened.pop()
-        with contextlib.suppress(trun.TrunError):
-            made.leave_quietly()
-    for site in sites:
-        site.stop("--kill")
+    with daemons() as make:
+        yield make
 
 
 def set_up(text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 
 import trun
-from tests.sites import PATIENCE_S, Site, as_person, command
+from tests.sites import PATIENCE_S, Site, as_person, command, daemons
 from trun.adapters.keys import KeyPair, fingerprint, new_seed
 from trun.adapters.people import People
 from trun.errors import ServiceKeyChanged
@@ -27,21 +26,8 @@ Start = Callable[..., Site]
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Start daemons that are gone when the test ends."""
-    sites: list[Site] = []
-
-    def make(name: str, *more: str, listen: str = "tcp://127.0.0.1:0") -> Site:
-        sites.append(Site(name, *more, listen=listen))
-        return sites[-1]
-
-    yield make
-    from trun.remotes import _opened
-
-    while _opened:
-        made = _opened.pop()
-        with contextlib.suppress(trun.TrunError):
-            made.leave_quietly()
-    for site in sites:
-        site.stop("--kill")
+    with daemons() as make:
+        yield make
 
 
 def double(x: int) -> int:
