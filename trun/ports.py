@@ -203,6 +203,10 @@ class LastingExecutor(Executor, Protocol):
         ...
 
 
+#: About how many requests of others than the owner an endpoint returns at once.
+SLICE = 20
+
+
 class Endpoint(Protocol):
     """The node's side of the wire."""
 
@@ -231,7 +235,10 @@ class Endpoint(Protocol):
         ...
 
     def receive(self) -> list[tuple[bytes, Sequence[AnyRequest]]]:
-        """All batches that have arrived, as (peer, requests); garbage is dropped and counted. Never blocks."""
+        """Return what has arrived, as (peer, requests), or a part of it; empty only when nothing is left.
+
+        Garbage is dropped and counted. Never blocks.
+        """
         ...
 
     def send(self, peer: bytes, answers: Sequence[AnyAnswer]) -> bool:

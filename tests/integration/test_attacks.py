@@ -189,7 +189,7 @@ def test_silent_connections_keep_nobody_out(site: Site, come: Come) -> None:
             each.close()
 
 
-@pytest.mark.parametrize("kind", ["ask", "list", "hello", "listen", "unread"])
+@pytest.mark.parametrize("kind", ["ask", "list", "hello", "listen", "unread", "versions", "unknown"])
 def test_a_flood_of_one_key_drowns_nobody(flooded: Site, kind: str) -> None:
     coming = comers(flooded)
     come = next(coming)
@@ -200,6 +200,8 @@ def test_a_flood_of_one_key_drowns_nobody(flooded: Site, kind: str) -> None:
         "hello": lambda n: [Hello(session=f"h{n}-{m}") for m in range(50)],
         "listen": lambda n: [Listen(streams=tuple((f"unknown{n}-{m}", 1) for m in range(1000)))],
         "unread": lambda n: [Ask(token="t", verb="summary")] * 50,
+        "versions": lambda n: [Ask(token="t", verb="versions")] * 20,
+        "unknown": lambda n: [Ask(token="t", verb="why", arguments={"job": f"unknown{n}"})] * 20,
     }
     over = threading.Event()
 

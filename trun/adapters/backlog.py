@@ -95,12 +95,25 @@ class Backlog:
         elif self._bytes > ALL_BYTES:
             self.mute(max(self._senders, key=lambda one: self._senders[one].bytes), "too much waits to be read")
 
+    def put_back(self, who: str, peer: bytes, item: Any, size: int) -> None:
+        """Keep what is left of a message that was taken: it is the first of the next turn of its sender."""
+        sender = self._senders.setdefault(who, _Sender())
+        sender.items.appendleft((peer, item, size))
+        self._by_peer[peer] += 1
+        sender.bytes += size
+        self._bytes += size
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits."""
+        return not self._senders
+
     def waits(self, peer: bytes) -> bool:
         """Whether something of a connection is still to be read."""
         return peer in self._by_peer
 
-    def take(self) -> tuple[bytes, str, Any] | None:
-        """Return the next message as (peer, who, item); None when nothing waits."""
+    def take(self) -> tuple[bytes, str, Any, int] | None:
+        """Return the next message as (peer, who, item, its size); None when nothing waits."""
         for who, sender in self._senders.items():
             peer, item, size = sender.items.popleft()
             sender.bytes -= size
@@ -110,7 +123,7 @@ class Backlog:
                 self._senders.move_to_end(who)
             else:
                 del self._senders[who]
-            return peer, who, item
+            return peer, who, item, size
         return None
 
     def _less(self, peer: bytes) -> None:

@@ -23,6 +23,7 @@ from trun.adapters.sockets import Wake
 from trun.core.codec import decode_requests
 from trun.errors import BadOption
 from trun.messages import Answer, AnyAnswer, AnyRequest, ErrorInfo
+from trun.ports import SLICE
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +31,9 @@ _log = logging.getLogger(__name__)
 MESSAGE_FRAMES = 1024
 #: Batches, and about how many requests, ``receive`` returns in one call: what is left waits, and its senders with it.
 #: Where strangers flood, the others wait for as long as these take.
-BATCHES_AT_ONCE, REQUESTS_AT_ONCE, FOREIGN_AT_ONCE = 512, 2_000, 500
+BATCHES_AT_ONCE, REQUESTS_AT_ONCE, FOREIGN_AT_ONCE = 512, 2_000, SLICE
+#: Bytes of what comes from elsewhere that count as one request: a single one may be as much work as a thousand.
+REQUEST_BYTES = 512
 #: Seconds for which the socket is emptied in one call, or as many as what was read last took to be carried out.
 EMPTYING_S, LONGEST_EMPTYING_S = 0.05, 1.0
 #: Messages of garbage on one connection after which its user is muted.
@@ -118,17 +121,30 @@ class Reception:
         self._peers.forget_gone()
         backlog = self._backlog
         if backlog is not None:
-            self._empty(backlog)
-        room = REQUESTS_AT_ONCE if backlog is None else FOREIGN_AT_ONCE
-        while len(batches) < BATCHES_AT_ONCE and room > 0:
-            found = self._take() if backlog is None else backlog.take()
-            if found is None:
-                break
+            return self._receive_by_turns(backlog)
+        room = REQUESTS_AT_ONCE
+        while len(batches) < BATCHES_AT_ONCE and room > 0 and (found := self._take()) is not None:
             peer, who, (frames, count) = found
             requests = self._read(peer, who, frames, count)
             if requests:
                 batches.append((peer, requests))
                 room -= len(requests)
+        return batches
+
+    def _receive_by_turns(self, backlog: Backlog) -> list[tuple[bytes, Sequence[AnyRequest]]]:
+        batches: list[tuple[bytes, Sequence[AnyRequest]]] = []
+        if backlog.is_empty or time.monotonic() - self._emptied > EMPTYING_S:
+            self._empty(backlog)
+        room = FOREIGN_AT_ONCE
+        while room > 0 and (found := backlog.take()) is not None:
+            peer, who, message, size = found
+            requests = message if isinstance(message, list) else self._read(peer, who, *message)
+            if len(requests) > room:  # the rest of what came together waits for the next turn of its sender
+                backlog.put_back(who, peer, requests[room:], size)
+                requests, size = requests[:room], 0
+            if requests:
+                batches.append((peer, requests))
+            room -= max(len(requests), size // REQUEST_BYTES)
         return batches
 
     def _take(self) -> tuple[bytes, str, tuple[list[Frame], int]] | None:

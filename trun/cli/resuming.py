@@ -104,19 +104,18 @@ def _resources(given: str) -> dict[str, float]:
 def _carry_on(place: Place, workers: int | None, resources: dict[str, float], paint: Paint) -> int:
     from trun.connect import local
 
-    service = local(workers=workers, state=place.folder, resources=resources, name=place.name)
-    follower = _Ends(service)
-    try:
-        stuck = follower.run(paint)
-        never = len([job for job in service.ask("ps", never=True)["jobs"] if job["uid"] in follower.over])
-    except KeyboardInterrupt:
-        _stop(service)
-        print(f"trun: stopped; {count(follower.unfinished, 'job')} left: trun resume {place.run}", file=sys.stderr)
-        return INTERRUPTED
-    except BaseException:
-        _stop(service)
-        raise
-    _stop(service)
+    with contextlib.ExitStack() as stack:
+        try:
+            service = local(workers=workers, state=place.folder, resources=resources, name=place.name)
+            stack.callback(_stop, service)
+            follower = _Ends(service)
+            stuck = follower.run(paint)
+            never = len([job for job in service.ask("ps", never=True)["jobs"] if job["uid"] in follower.over])
+        except KeyboardInterrupt:
+            stack.close()
+            left = count(len(_unfinished(place)), "job")
+            print(f"trun: stopped; {left} left: trun resume {place.run}", file=sys.stderr)
+            return INTERRUPTED
     if follower.ended or not stuck:
         print(summary(follower.ended, paint))
     for job, reason in stuck:

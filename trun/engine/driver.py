@@ -10,7 +10,9 @@ import contextlib
 import logging
 import os
 import select
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 
 from trun.adapters.watchers import Looks, Watchers
 from trun.engine.absence import GRACE_S, Absence
@@ -18,9 +20,14 @@ from trun.engine.ending import put_down
 from trun.engine.loop import Engine, Session
 from trun.engine.streams import KEPT_S
 from trun.messages import AnyReport, AnyRequest
+from trun.ports import SLICE
 
 _log = logging.getLogger(__name__)
 
+Batches = list[tuple[bytes, Sequence[AnyRequest]]]
+
+#: Seconds after which, and requests after which, a step takes no more in: all of it waits for the commit.
+STEP_S, STEP_REQUESTS = 0.1, 500
 #: Longest wait, in seconds; everything urgent has a descriptor or a deadline.
 IDLE_S = 5.0
 #: Seconds between looks for space while the disk is full.
@@ -110,8 +117,8 @@ class Driver:
             start, stop = engine.machine.watch_changes()
             if start or stop:
                 self.watchers.change(start, stop)
-            if inputs or self._due():
-                engine.step(inputs)
+            if inputs is not None or self._due():
+                engine.step(inputs or ())
             elif not gone:
                 self._wait()
             for peer in gone:  # after what they said last
@@ -127,17 +134,30 @@ class Driver:
             return False
         return not self._outlive or not any(session.unfinished for session in self.engine.sessions.values())
 
-    def _drain(self) -> list[tuple[bytes, AnyRequest | AnyReport]]:
+    def _drain(self) -> Iterable[tuple[bytes, AnyRequest | AnyReport]] | None:
+        """Return what a step is to handle; None where nothing has come."""
         engine = self.engine
-        inputs: list[tuple[bytes, AnyRequest | AnyReport]] = []
-        if engine.endpoint is not None:
-            for peer, requests in engine.endpoint.receive():
-                inputs.extend((peer, request) for request in requests)
-        inputs.extend((b"", report) for report in engine.executor.poll(engine.clock.now()))
-        inputs.extend((b"", report) for report in self.watchers.take())
+        batches = engine.endpoint.receive() if engine.endpoint is not None else []
+        reports: list[tuple[bytes, AnyRequest | AnyReport]] = []
+        reports.extend((b"", report) for report in engine.executor.poll(engine.clock.now()))
+        reports.extend((b"", report) for report in self.watchers.take())
         if engine.mail is not None:
-            inputs.extend((b"", letter) for letter in engine.mail.take())
-        return inputs
+            reports.extend((b"", letter) for letter in engine.mail.take())
+        return chain(self._requests(batches), reports) if batches or reports else None
+
+    def _requests(self, batches: Batches) -> Iterator[tuple[bytes, AnyRequest]]:
+        """Give requests, and more of those that wait, until the step has enough or has lasted long enough."""
+        endpoint, end, room = self.engine.endpoint, time.monotonic() + STEP_S, STEP_REQUESTS
+        while batches and endpoint is not None:
+            count = 0
+            for peer, requests in batches:
+                count += len(requests)
+                for request in requests:
+                    yield peer, request
+            room -= count
+            if count < SLICE or room <= 0 or time.monotonic() > end:
+                break
+            batches = endpoint.receive()
 
     def _deadline(self) -> float | None:
         both = (self.engine.machine.next_deadline(), self.engine.executor.next_deadline())

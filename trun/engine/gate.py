@@ -107,8 +107,8 @@ class Gate:
         self._streams: Subscriptions | None = None
         #: Peers that speak for somebody else than before.
         self._turned: list[bytes] = []
-        #: Streams of the present message that are not shown, and why; taken by the engine.
-        self.refused: list[tuple[str, TrunError | None]] = []
+        #: Streams of the present message that are not shown, and why.
+        self._hidden: list[tuple[tuple[str, ...], TrunError]] = []
         #: Refuses jobs that wait for files which the service does not show to who is not its admin.
         self.look_around: Callable[[JobSpec], None] = lambda spec: None
         #: Called at each look, and whether looks are needed although nobody is here: tickets outlive connections.
@@ -137,10 +137,8 @@ class Gate:
             self.denied += 1
             if refusal.error is not None:
                 answers.append((peer, denial(message, describe(refusal.error))))
-        for stream, error in self.refused:
-            if error is not None:
-                answers.append((peer, Refuse(uids=(stream,), error=describe(error))))
-        self.refused.clear()
+        hidden, self._hidden = self._hidden, []
+        answers += [(peer, Refuse(uids=streams, error=describe(error))) for streams, error in hidden]
         return admitted
 
     def cut_off(self, now: float, streams: Subscriptions, answers: Answers) -> None:
@@ -183,7 +181,7 @@ class Gate:
             raise Refusal(None)
         now = time.monotonic()
         try:
-            self._quotas.take(known.user, message, now)
+            self._quotas.take(known.user, message, now, len(self._machine.records))
             found = self._look(known, roles, message)
         except Exception as error:  # nothing that a peer can send may end the service
             refusal = as_refusal(error)
@@ -282,16 +280,18 @@ class Gate:
     def _listen_all(self, peer: Guest, roles: frozenset[str], message: Listen) -> Listen:
         good: list[tuple[str, int]] = []
         room = quotas.STREAMS - (self._streams.count(peer.address) if self._streams is not None else 0)
-        for stream, since in message.streams:
+        for at, (stream, since) in enumerate(message.streams):
+            if len(good) >= room:
+                rest = tuple(stream for stream, _ in message.streams[at:])
+                error = NotAuthorised(f"a connection listens to {quotas.STREAMS:,} streams at most; leave some.")
+                self._hidden.append((rest, error))
+                break
             try:
-                if len(good) >= room:
-                    raise Refusal(
-                        NotAuthorised(f"a connection listens to {quotas.STREAMS:,} streams at most; leave some.")
-                    )
                 if self._listen(peer, roles, stream):
                     good.append((stream, min(max(since, 1), MOST_SEQ)))
             except Refusal as refusal:
-                self.refused.append((stream, refusal.error))
+                if refusal.error is not None:
+                    self._hidden.append(((stream,), refusal.error))
         return Listen(streams=tuple(good))
 
     def _listen(self, peer: Guest, roles: frozenset[str], stream: str) -> bool:

@@ -22,7 +22,7 @@ from trun.core.machine import Machine
 from trun.engine.gate import Gate
 from trun.engine.payloads import Payloads, performance
 from trun.engine.recovery import recover
-from trun.engine.sessions import Session, describe, fault, is_idle, left_moving, skew
+from trun.engine.sessions import Session, by_peer, describe, fault, is_idle, left_moving, skew
 from trun.engine.sides import Mail, View, later
 from trun.engine.streams import Subscriptions
 from trun.errors import StateFull, TrunError, UnknownName
@@ -252,8 +252,8 @@ class Engine:
         may_keep = self.keeps and orders and not answers and not self._asked
         if not may_keep or not self.streams.keep(published, self.clock.now()):
             self.speak(published)
-        for peer, answer in answers:
-            self._send(peer, [answer])
+        for peer, some in by_peer(answers):
+            self._send(peer, some)
 
     def speak(self, published: Sequence[Entry] = ()) -> None:
         """Send listeners what was kept for them, then these entries."""

@@ -57,6 +57,7 @@ class Packages:
         self._versions: dict[str, str] = {}
         self._looked = 0.0
         self._offered: tuple[float, list[dict[str, str]]] | None = None
+        self._present: tuple[float, dict[str, str]] | None = None
         #: Where distributions that are missing are taken from; None: nowhere.
         settings = of_service(Path(folder)) if folder else dict(os.environ)
         self._source = source(settings)
@@ -245,7 +246,10 @@ class Packages:
         from trun.adapters.versions import all_installed, same_name
 
         found = {"trun": __version__, "python": platform.python_version()}
-        have = all_installed()
+        now = time.monotonic()
+        if self._present is None or now - self._present[0] > FRESH_S:
+            self._present = now, all_installed()
+        have = self._present[1]
         mine = {
             same_name(one.spec.package.distribution): one.spec.package
             for one in self._installs.get(user, ())

@@ -28,8 +28,11 @@ COUNTED_S = 0.5
 STREAMS = 300_000
 #: Users whose buckets are remembered; a forgotten one is full again.
 USERS = 10_000
-#: What verbs cost that look at all jobs.
+#: What verbs cost at least, and for each job that they show or count: lists of all jobs five times what they take,
+#: since nobody else is answered meanwhile; but never more than ``HEAVIEST``, so that whoever waits can ask.
 HEAVY = {"ps": 20.0, "jobs": 20.0, "which": 9.0, "graph": 50.0, "summary": 9.0, "changes": 5.0, "request-access": 100.0}
+HEAVY_JOB = {"ps": 1.25, "jobs": 1.0, "graph": 0.75, "summary": 0.01, "changes": 0.02}
+HEAVIEST = REQUESTS / 4
 
 
 #: Refusals in a row of which one user is told before nothing of it is read for a while.
@@ -93,10 +96,10 @@ class Quotas:
             found.ahead = min(AHEAD, found.ahead + passed * AHEAD_S)
         return found
 
-    def take(self, user: str, message: AnyRequest, now: float) -> None:
-        """Count a request; raise ``NotAuthorised`` where it is too much."""
+    def take(self, user: str, message: AnyRequest, now: float, jobs: int = 0) -> None:
+        """Count a request to a service of so many jobs; raise ``NotAuthorised`` where it is too much."""
         found = self._filled(user, now)
-        cost, size = price(message)
+        cost, size = price(message, jobs)
         found.refused += 1
         if cost > found.requests:
             raise NotAuthorised(
@@ -121,8 +124,8 @@ class Quotas:
         return True
 
 
-def price(message: AnyRequest) -> tuple[float, int]:
-    """Return what a request costs: in requests, and in bytes."""
+def price(message: AnyRequest, jobs: int = 0) -> tuple[float, int]:
+    """Return what a request to a service of so many jobs costs: in requests, and in bytes."""
     kind = type(message)
     if kind is Submit:
         calls = (spec.call for spec in message.specs)  # type: ignore[union-attr]
@@ -130,7 +133,9 @@ def price(message: AnyRequest) -> tuple[float, int]:
     if kind is Define:
         return 1.0, len(message.data)  # type: ignore[union-attr]
     if kind is Ask:
-        return HEAVY.get(message.verb, 1.0), 0  # type: ignore[union-attr]
+        verb, limit = message.verb, message.arguments.get("limit")  # type: ignore[union-attr]
+        shown = min(limit, jobs) if type(limit) is int and limit > 0 else jobs
+        return min(HEAVY.get(verb, 1.0) + HEAVY_JOB.get(verb, 0.0) * shown, HEAVIEST), 0
     if kind is Listen:
         return 1.0 + len(message.streams) / 10, 0  # type: ignore[union-attr]
     if kind is Relay:

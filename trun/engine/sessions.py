@@ -7,11 +7,12 @@ session that submitted it, also after that session has gone.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 
 from trun.core.record import JobRecord, JobState
 from trun.errors import BadOption, TrunError, VersionMismatch
-from trun.messages import SPOKEN, ErrorInfo, Hello, Welcome
+from trun.messages import SPOKEN, AnyAnswer, ErrorInfo, Hello, Welcome
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +53,12 @@ def left_moving(sessions: Mapping[str, Session], records: Mapping[str, JobRecord
         for record in records.values()
         if record.spec.session in left
     )
+
+
+def by_peer(answers: Iterable[tuple[bytes, AnyAnswer]]) -> Iterator[tuple[bytes, list[AnyAnswer]]]:
+    """Join what follows each other for the same peer, so that it goes out at once."""
+    for peer, some in groupby(answers, key=lambda pair: pair[0]):
+        yield peer, [answer for _, answer in some]
 
 
 def skew(message: Hello, welcome: Welcome) -> ErrorInfo | None:

@@ -201,7 +201,6 @@ def _is_let_in(house: House, request: Any) -> bool:
     except Refusal:
         return False
     if isinstance(admitted, Listen):
-        house.gate.refused.clear()
         return bool(admitted.streams)
     return True
 

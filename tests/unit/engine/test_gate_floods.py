@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from tests.unit.engine.gates import HERE, ME, OTHER, THERE, House, errors, job
 from trun.core.rights import VERBS
 from trun.engine import quotas
 from trun.errors import NotAuthorised
-from trun.messages import Answer, Ask, Call, Credit, Define, Hello, Listen, Payload, Submit, Suspend, Unlisten
+from trun.messages import Answer, Ask, Call, Credit, Define, Hello, Listen, Payload, Refuse, Submit, Suspend, Unlisten
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS))
@@ -54,6 +55,29 @@ def test_one_user_has_so_many_unfinished_jobs_and_no_more(house: House, monkeypa
     house.let_in(THERE, OTHER, "submit")
     house.say(THERE, Submit(specs=(job("c"),)))
     assert set(house.records) == {"a0", "a1", "a2", "c"}
+
+
+def test_a_list_of_many_jobs_costs_more_than_a_list_of_a_few() -> None:
+    def asked(verb: str, jobs: int, **arguments: Any) -> int:
+        made, count = quotas.Quotas(), 0
+        with contextlib.suppress(NotAuthorised):
+            while count < 10_000:
+                made.take(ME, Ask(token="t", verb=verb, arguments=arguments), 0.0, jobs)
+                count += 1
+        return count
+
+    assert asked("ps", 20_000) < asked("ps", 1_000) / 10
+    assert asked("ps", 20_000, limit=10) > 10 * asked("ps", 20_000)
+    assert asked("ps", 20_000, limit=-1) == asked("ps", 20_000, limit="x") == asked("ps", 20_000)
+    assert asked("jobs", 10**9) == 4  # whoever waits can ask, however many there are
+
+
+def test_streams_that_are_too_many_are_refused_in_one_answer(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quotas, "STREAMS", 2)
+    house.let_in(HERE, ME, "read")
+    (answer,) = house.say(HERE, Listen(streams=tuple((f"s{n}", 1) for n in range(1000))))
+    assert isinstance(answer, Refuse)
+    assert answer.uids == tuple(f"s{n}" for n in range(2, 1000))
 
 
 def test_one_connection_listens_to_so_many_streams(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
