@@ -534,9 +534,9 @@ def test_closing_without_flush_waits_for_nothing(address: str) -> None:
     link.send([Bye()])
     start = time.monotonic()
 
-    link.close(flush=False)
+    link.close(flush=False, timeout=3 * WAIT_S)
 
-    assert time.monotonic() - start < 1.0
+    assert time.monotonic() - start < WAIT_S
 
 
 def test_a_closed_link_and_one_that_never_spoke_can_be_closed_and_do_not_send(endpoint: RouterEndpoint) -> None:
