@@ -75,7 +75,7 @@ def local(
     resources
         Counted resources and their limits, ``{"gpu": 2}``.
     memo
-        Folder of the memo store.
+        Folder of the memo store; nothing is remembered yet in this version.
     name
         What the service is called in messages; default: ``local``, and ``local-2`` and so on while others are open.
 

@@ -38,6 +38,9 @@ OPTIONS = (
     "key",
 )
 
+#: Options that only mean something where results are remembered.
+MEMO_OPTIONS = ("on", "packages", "ignore", "env", "files", "salt", "cache_errors")
+
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """The options of a job, checked."""
@@ -65,6 +68,8 @@ UNSET = (None, None, None, None, 0, 0, "0s", None, None, "cancel", None, "worker
 def make_options(given: dict[str, Any]) -> Options:
     """Check the options of a job and bring them into their units; each fault is one ``BadOption``."""
     for name in given:
+        if name in MEMO_OPTIONS:
+            raise BadOption(f"{name} belongs to memo, which is not there yet in this version of trun; leave it out.")
         if name not in OPTIONS:
             raise UnknownName(f"a job has no option {name!r}.", name=name, known=OPTIONS)
     checked = dict(given)

@@ -436,7 +436,7 @@ def job(**options: Any) -> Callable[[Callable[..., Any]], JobFunction]: ...
 def job(fn: Any = None, /, **options: Any) -> Any:
     """Make a function a job function: ``@job`` or ``@job(name=, resources=, timeout=, ...)``.
 
-    The options are those of ``submit``, and ``version``.
+    The options are those of ``submit``, and ``version``, by which a memo will tell one from the next.
     """
     if isinstance(fn, str):
         raise TypeError(f"trun.job makes a job function; to find a job use service.job({fn!r}).")

@@ -82,6 +82,12 @@ def test_a_job_function_refuses_an_option_that_is_misspelt() -> None:
         fit(3, wehn=None)
 
 
+@pytest.mark.parametrize("option", [{"memo": True}, {"packages": "none"}, {"on": ("code",)}])
+def test_options_of_the_memo_are_refused_as_long_as_there_is_none(option: dict[str, Any]) -> None:
+    with pytest.raises(BadOption, match="memo.*is not there yet"):
+        trun.job(**option)(len)
+
+
 def test_map_says_which_of_its_iterables_is_none() -> None:
     with pytest.raises(BadOption, match="iterable 2 is 3"):
         trun.map(fit, [1], 3)  # type: ignore[arg-type]
