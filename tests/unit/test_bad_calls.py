@@ -84,7 +84,7 @@ def test_a_job_function_refuses_an_option_that_is_misspelt() -> None:
 
 @pytest.mark.parametrize("option", [{"memo": True}, {"packages": "none"}, {"on": ("code",)}])
 def test_options_of_the_memo_are_refused_as_long_as_there_is_none(option: dict[str, Any]) -> None:
-    with pytest.raises(BadOption, match="memo.*is not there yet"):
+    with pytest.raises(BadOption, match=r"memo.*is not there yet"):
         trun.job(**option)(len)
 
 

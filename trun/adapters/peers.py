@@ -55,6 +55,8 @@ class Peers:
         self._lines: dict[int, _Line] = {}
         self._by_peer: dict[bytes, _Line] = {}
         self._gone: list[bytes] = []
+        #: Whether connections have ended since ``gone`` was asked.
+        self.have_ended = False
         self._late: list[bytes] = []
         self._looked = 0.0
         #: Connections that were cut.
@@ -73,6 +75,7 @@ class Peers:
 
     def gone(self, waits: Callable[[bytes], bool]) -> list[bytes]:
         """Return, once, the peers whose connections have ended and of whom nothing waits to be read."""
+        self.have_ended = False
         self._late += [peer for peer in self._gone if not waits(peer)]
         self._gone = [peer for peer in self._gone if waits(peer)]
         return list(self._late)
@@ -94,6 +97,7 @@ class Peers:
         peer = self._fds.pop(fd, None)
         if peer is not None:
             self._gone.append(peer)
+            self.have_ended = True
 
     def enter(self, peer: bytes, who: str, fd: int) -> None:
         """Note a peer that was not heard before, and by which connection it came."""

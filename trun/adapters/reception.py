@@ -136,7 +136,7 @@ class Reception:
         if backlog.is_empty or time.monotonic() - self._emptied > EMPTYING_S:
             self._empty(backlog)
         room = FOREIGN_AT_ONCE
-        while room > 0 and (found := backlog.take()) is not None:
+        while (found := backlog.take()) is not None:
             peer, who, message, size = found
             requests = message if isinstance(message, list) else self._read(peer, who, *message)
             if len(requests) > room:  # the rest of what came together waits for the next turn of its sender
@@ -144,7 +144,10 @@ class Reception:
                 requests, size = requests[:room], 0
             if requests:
                 batches.append((peer, requests))
-            room -= max(len(requests), size // REQUEST_BYTES)
+            room -= max(len(requests), size // REQUEST_BYTES, 1)
+            if room <= 0 and batches:
+                break
+            room = room if room > 0 else FOREIGN_AT_ONCE  # nothing but garbage so far: whoever hears nothing may sleep
         return batches
 
     def _take(self) -> tuple[bytes, str, tuple[list[Frame], int]] | None:
@@ -160,6 +163,15 @@ class Reception:
                 self._peers.enter(peer, who, self._fd(frames[0]))
             return peer, who, (frames, count)
         return None
+
+    def _gone_but_for(self, backlog: Backlog) -> list[bytes]:
+        """Return, once, the peers whose connections have ended and whose last words were read."""
+        if self._peers.have_ended:
+            self._empty(backlog)  # their last words are in the socket by now
+            if not backlog.is_empty and not self._is_behind:
+                self._is_behind = True
+                self._wake.set()
+        return self._peers.gone(backlog.waits)
 
     def _empty(self, backlog: Backlog) -> None:
         """Take all that has come out of the socket, which would keep any amount of it."""

@@ -239,7 +239,7 @@ class RouterEndpoint(Reception):
             return self._peers.gone(lambda peer: False)
         self._peers.look()
         self._backlog.look()
-        return self._peers.gone(self._backlog.waits)
+        return self._gone_but_for(self._backlog)
 
     def _look_for_ends(self) -> None:
         while int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:  # to receive in vain costs more

@@ -47,7 +47,15 @@ class Open(Reception):
         return self._from
 
     def _fd(self, frame: Any) -> int:
-        return -1
+        return len(self._from) + ord(self._from[0])
+
+    def end(self, who: str) -> None:
+        self._from = who
+        self._peers.ended(self._fd(None))
+
+    def leave(self) -> list[bytes]:
+        assert self._backlog is not None
+        return self._gone_but_for(self._backlog)
 
 
 def ask(n: int) -> Ask:
@@ -75,6 +83,32 @@ def test_large_requests_count_as_many() -> None:
     assert heard(made.receive()) == [("ann", 1), ("eve", 1)]
     assert heard(made.receive()) == [("eve", 1)]
     assert made.receive() == []
+
+
+def test_garbage_takes_turns_too_and_is_never_mistaken_for_the_end() -> None:
+    made = Open()
+    for _ in range(3 * FOREIGN_AT_ONCE):
+        made.waiting.append(("eve", Part(b"\xc1")))
+    made.put("ann", ask(0))
+    assert heard(made.receive()) == [("ann", 1)]
+    made.receive()
+    assert made.dropped == 3 * FOREIGN_AT_ONCE
+
+
+def test_the_last_words_of_who_has_gone_are_read_before_it_is_forgotten() -> None:
+    made = Open()
+    made.put("bob", ask(0))
+    made.put("ann", ask(0))
+    assert heard(made.receive()) == [("bob", 1), ("ann", 1)]
+    for n in range(2 * FOREIGN_AT_ONCE):
+        made.put("bob", ask(n))
+    assert len(made.receive()) == FOREIGN_AT_ONCE
+    made.put("ann", ask(1))  # is in the socket, and not in the backlog, since it was emptied a moment ago
+    made.end("ann")
+    assert made.leave() == []
+    found = [peer for _ in range(3) for peer, _ in heard(made.receive())]
+    assert "ann" in found
+    assert made.leave() == [b"\0ann"]
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 3 * FOREIGN_AT_ONCE)), max_size=20))
