@@ -20,9 +20,11 @@ from collections import deque
 from concurrent.futures import Future
 from typing import Any
 
+import msgspec
+
 import trun.hauling as hauling
 from trun.adapters.sockets import Wake
-from trun.errors import ProtocolError, ServiceUnavailable, TrunError
+from trun.errors import NotAuthorised, ProtocolError, ServiceUnavailable, TrunError
 from trun.listening import remote_error
 from trun.messages import Answer, Answered, Blob, ErrorInfo, JobSpec, Origin, Present, Relay, Unheard, Unneeded
 from trun.relaying import Relayed
@@ -221,23 +223,28 @@ class Correspondence:
         if origin is None:
             raise ServiceUnavailable(f"nobody has said where the service {service} is; `trun service add` there.")
         owner = spec.owner if spec is not None else ""
-        known = self._all.get((origin.address, origin.key, owner)) or self._open(origin, owner)
-        if token or origin.token:
-            self._show(known.service, token or origin.token)
-        self._all[origin.address, origin.key, owner] = known
+        if token:
+            origin = msgspec.structs.replace(origin, token=token)
+        known = self._all.get((origin.address, origin.key, owner))
+        if known is None or (known.service.gone is not None and not known.streams):  # what was refused may be given now
+            known = self._all[origin.address, origin.key, owner] = self._open(origin, owner)
+        elif origin.token:
+            self._show(known.service, origin.token)
         found: Future[Any] = Future()
 
         def come(done: Future[Any]) -> None:
             error = done.exception()
+            if error is None and done.result().error is not None:
+                error = remote_error(done.result().error)
+            if isinstance(error, NotAuthorised) and not origin.token:
+                error = _nothing_lent(origin)
             if error is not None:
                 found.set_exception(error)
-            elif done.result().error is not None:
-                found.set_exception(remote_error(done.result().error))
-            else:
-                data = done.result().data
-                if isinstance(data, dict) and "address" in data:
-                    data["address"] = hauling.reachable(known.service, str(data["address"]))
-                found.set_result(data)
+                return
+            data = done.result().data
+            if isinstance(data, dict) and "address" in data:
+                data["address"] = hauling.reachable(known.service, str(data["address"]))
+            found.set_result(data)
 
         known.service.begin_ask(verb, **arguments).add_done_callback(come)
         return found
@@ -273,7 +280,7 @@ class Correspondence:
 
         for known in known_services():
             if known.fingerprint == service:
-                return Origin(service, known.address, known.key)
+                return Origin(service, known.address, known.key, name=known.name)
         return None
 
     def answer(self, peer: bytes, answer: Answer) -> None:
@@ -347,6 +354,14 @@ class Heard(Relayed):
         elif not self.is_over:
             self._refused.append((self._known, self.uid, error.message))
             self._wake.set()
+
+
+def _nothing_lent(origin: Origin) -> Exception:
+    name = origin.name or origin.service_key
+    return NotAuthorised(
+        f"service {name} gives nothing to this service by itself, and no right came along with the job: submit with "
+        f"auth=trun.credentials({name!r}), or from a script in which trun.remote_service({name!r}) is open."
+    )
 
 
 def _close(service: Service) -> None:

@@ -6,18 +6,25 @@ job that brings what an address names to the service that runs it. The work itse
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+import trun.minting as minting
 import trun.service as services
 from trun.adapters.addresses import check_url, place, with_service
 from trun.adapters.fetching import File
+from trun.core.scopes import for_export, for_file
 from trun.deferred import Deferred
-from trun.errors import BadOption, ServiceUnavailable, UnknownName, nearest
+from trun.delegating import LENT_S
+from trun.errors import BadOption, ServiceUnavailable, TrunError, UnknownName, nearest
 from trun.executors.context import current_job
 from trun.executors.fetch import ask_with, fetch, publish_file
 from trun.handles import Job
 from trun.joboptions import make_options
-from trun.jobs import submit_call
+from trun.jobs import link_foreign, make_spec, with_origins
+from trun.messages import Origin
+from trun.remotes import open_services
+from trun.service import Service
 
 __all__ = ["File", "fetch_url", "publish_file"]
 
@@ -36,8 +43,8 @@ def fetch_url(url: Any, auth: Any = None, when: Any = None, service: Any = None)
         A ``File`` must still have the content that it had; ``#sha256=HEX`` or ``#blake2b=HEX`` at the end of an
         address that is not ``trun://`` says what the content must be.
     auth
-        Credentials for another service (see ``trun.credentials``), or the text of the token; services of the same
-        user on this machine need none.
+        Credentials for another service (see ``trun.credentials``), or the text of the token. None are needed for
+        services of the same user on this machine, for what jobs give, nor where this script has opened that service.
     when
         Condition.
     service
@@ -54,14 +61,42 @@ def fetch_url(url: Any, auth: Any = None, when: Any = None, service: Any = None)
             raise BadOption(f"auth= is for the trun:// addresses of other services, not for {address!r}.")
         if isinstance(url, str):
             url = _by_key(url)
+    given = {name: one for name, one in (("when", when), ("service", service)) if one is not None}
+    options = make_options({"name": "fetch", **given})
+    target = options.service if options.service is not None else services.current()
+    lender = getattr(auth, "lender", None)
     if hasattr(auth, "bound_to"):
-        auth = auth.bound_to((service if service is not None else services.current()).wait_ready().key)
-    given: dict[str, Any] = {"name": "fetch"}
-    if when is not None:
-        given["when"] = when
-    if service is not None:
-        given["service"] = service
-    return submit_call(fetch_here, (url, None if auth is None else str(auth)), {}, make_options(given))
+        auth = auth.bound_to(target.wait_ready().key)
+    token = None if auth is None else str(auth)
+    spec, inputs = make_spec(fetch_here, (url, token), {}, options, target)
+    job = Job(target, spec.uid, spec.name)
+    origins = [] if isinstance(url, Deferred) else _lent(url, token, lender, target)
+    spec = with_origins(spec, [*origins, *link_foreign(target, inputs, options.when, job=spec.uid)])
+    target.submit_specs([(spec, job)])
+    return job
+
+
+def _lent(url: str | File, token: str | None, lender: Service | None, target: Service) -> list[Origin]:
+    """Say where the service of an address is, and lend the right to fetch just that file, if this script can."""
+    address = url.url if isinstance(url, File) else url
+    if target.owned or not address.startswith("trun:"):
+        return []
+    where = place(address)
+    open_now = (lender,) if lender is not None else open_services()
+    origin = next((one for one in open_now if one.key == where.service), None)
+    if origin is None or origin is target or origin.owned:
+        return []
+    here, there = origin.wait_ready(), target.wait_ready()
+    at = next((one for one in (origin.address, *here.addresses) if one.startswith("tcp://")), "")
+    if not (here.key and there.key and at):
+        return []
+    if not token:
+        res = for_file(where.uid, where.relative) if where.uid else for_export(where.relative)
+        try:
+            token = minting.lend(origin, holder=there.key, ops=("fetch",), res=[res], expires=time.time() + LENT_S)
+        except TrunError:  # then the service asks in its own name
+            return []
+    return [Origin(here.service_key, at, here.key, token, name=here.name)]
 
 
 def _check_scheme(scheme: str, url: str) -> None:
@@ -110,6 +145,8 @@ def _by_key(url: str) -> str:
 
     try:
         found = find(place(url).service)
-    except UnknownName:  # a key; whether it is one, the service that fetches will see
-        return url
+    except UnknownName as error:
+        if error.suggestions:
+            raise
+        return url  # a key; whether it is one, the service that fetches will see
     return with_service(url, found.fingerprint) if found.fingerprint else url

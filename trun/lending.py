@@ -67,7 +67,7 @@ def credentials(
     def bind(key: str, renew: tuple[Service, str] | None) -> str:
         return lend(lender, holder=key, ops=READING, res=res, expires=ends, renew=renew)
 
-    made = Credentials(bind, service=lender.name, expires=ends)
+    made = Credentials(bind, service=lender.name, expires=ends, lender=lender)
     if for_ is not None:
         made.bound_to(key_of(for_))
     return made
@@ -84,12 +84,22 @@ class Credentials:
         Name of the service that lends.
     expires
         Seconds since the epoch, UTC.
+    lender
+        The service that lends.
     """
 
-    __slots__ = ("_bind", "_token", "expires", "holder", "service")
+    __slots__ = ("_bind", "_token", "expires", "holder", "lender", "service")
 
-    def __init__(self, bind: Callable[[str, tuple[Service, str] | None], str], *, service: str, expires: float) -> None:
+    def __init__(
+        self,
+        bind: Callable[[str, tuple[Service, str] | None], str],
+        *,
+        service: str,
+        expires: float,
+        lender: Service | None = None,
+    ) -> None:
         self._bind = bind
+        self.lender = lender
         self._token = ""
         self.service = service
         self.expires = expires

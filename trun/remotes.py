@@ -207,6 +207,11 @@ def connect(address: str, *, name: str, key: str = "", trusted: bool = True, nea
 _opened: list[Service] = []
 
 
+def open_services() -> tuple[Service, ...]:
+    """Return the services elsewhere to which this process has a handle now."""
+    return tuple(made for made in _opened if not made.closed and made.gone is None and made._pid == os.getpid())
+
+
 def _at_exit() -> None:
     """Wait for what was not acknowledged, as long as its service is heard, and say what was lost; exit with 4 then."""
     mine = [made for made in _opened if not made.closed and made._pid == os.getpid()]

@@ -12,12 +12,16 @@ from trun.adapters.keys import KeyPair, new_seed
 from trun.adapters.wire import Curve, RouterEndpoint
 from trun.core.voices import voiced
 from trun.correspondence import Correspondence
+from trun.errors import NotAuthorised
 from trun.messages import (
+    Answer,
     Answered,
     AnyRequest,
+    Ask,
     Completed,
     Entries,
     Entry,
+    ErrorInfo,
     Hello,
     JobSpec,
     Listen,
@@ -39,6 +43,8 @@ class Elsewhere:
     def __init__(self) -> None:
         self.pair = KeyPair(new_seed())
         self.endpoint = RouterEndpoint("tcp://127.0.0.1:0", security=Curve(self.pair.secret, self.pair.public))
+        #: What is said to who has shown no token.
+        self.refusal: ErrorInfo | None = None
         #: {peer: what it said}
         self.heard: dict[bytes, list[AnyRequest]] = {}
 
@@ -51,7 +57,10 @@ class Elsewhere:
             assert time.monotonic() < end
             for peer, requests in self.endpoint.receive():
                 self.heard.setdefault(peer, []).extend(requests)
-                if any(isinstance(one, Hello) for one in requests):
+                is_stranger = self.refusal is not None and not self.tokens(peer)
+                if is_stranger:
+                    self.endpoint.send(peer, [Answer(token="", error=self.refusal)])
+                elif any(isinstance(one, Hello) for one in requests):
                     self.endpoint.send(peer, [Welcome(service_key=self.pair.fingerprint, name="far", epoch=1)])
             time.sleep(0.005)
 
@@ -124,3 +133,25 @@ def test_who_still_waits_is_heard_for_when_another_users_job_has_ended(
     assert not mail.dismiss(theirs, "far", "lost")
     assert mail.dismiss(mine, "far", "lost")
     elsewhere.hear_until(lambda: any(isinstance(one, Unneeded) for one in elsewhere.heard[left]))
+
+
+def test_a_question_comes_after_the_token_that_allows_it(elsewhere: Elsewhere, mail: Correspondence) -> None:
+    elsewhere.refusal = ErrorInfo("NotAuthorised", "who are you?")
+    asked = mail.ask(job("mine", ME, elsewhere.origin("")), elsewhere.pair.fingerprint, "right", "file", {})
+    elsewhere.hear_until(lambda: any(isinstance(one, Ask) for said in elsewhere.heard.values() for one in said))
+    ((_, said),) = elsewhere.heard.items()
+    kinds = [type(one) for one in said]
+    assert kinds.index(Present) < kinds.index(Hello) < kinds.index(Ask)
+    assert not asked.done()
+
+
+def test_who_was_refused_without_a_token_may_ask_again_with_one(elsewhere: Elsewhere, mail: Correspondence) -> None:
+    elsewhere.refusal = ErrorInfo("NotAuthorised", "who are you?")
+    mine = job("mine", ME, elsewhere.origin(""))
+    first = mail.ask(mine, elsewhere.pair.fingerprint, "", "file", {})
+    elsewhere.hear_until(first.done)
+    with pytest.raises(NotAuthorised, match="credentials"):
+        first.result()
+
+    mail.ask(mine, elsewhere.pair.fingerprint, "right", "file", {})
+    elsewhere.hear_until(lambda: any(isinstance(one, Ask) for said in elsewhere.heard.values() for one in said))
