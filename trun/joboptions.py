@@ -102,7 +102,9 @@ def _check_words(checked: dict[str, Any]) -> None:
         raise BadOption(f"name must be a text, not {checked['name']!r}.")
     if not isinstance(checked.get("service"), Service | None):
         given = checked["service"]
-        raise BadOption(f"service must be a service, such as trun.local() gives, not {given!r}.")
+        raise BadOption(
+            f"service must be a service, such as trun.local() and trun.remote_service(NAME) give, not {given!r}."
+        )
     if checked.get("memo"):
         raise BadOption("memo is not there yet in this version of trun; leave it out, and every submission runs.")
 
@@ -141,3 +143,8 @@ def _state(given: Any) -> str:
     if word not in known:
         raise UnknownName(f"there is no state {word!r}; states are {', '.join(known)}.", name=word, known=known)
     return word
+
+
+def giving(name: str, *, is_ours: bool) -> str:
+    """Return how a service gets a resource: one of this script, or a daemon."""
+    return f"local(resources={{{name!r}: ...}})" if is_ours else f"`trun service start --resources {name}=...`"

@@ -37,7 +37,7 @@ from trun.executors.context import current_job
 from trun.front import doors
 from trun.groups import Group
 from trun.handles import Job
-from trun.joboptions import OPTIONS, PLAIN, UNSET, Options, make_filter, make_options
+from trun.joboptions import OPTIONS, PLAIN, UNSET, Options, giving, make_filter, make_options
 from trun.messages import Call, Completed, Failed, JobSpec, Origin, Perform, Performed
 from trun.outcomes import known_jobs
 from trun.relaying import relay
@@ -254,7 +254,7 @@ def _check_resources(service: Service, wanted: dict[str, float]) -> None:
         if name not in limits:
             raise UnknownName(
                 f"service {service.name} has no resource {name!r}; it has {', '.join(limits) or 'none'}. "
-                f"Give it with local(resources={{{name!r}: ...}}).",
+                f"Give it with {giving(name, is_ours=service.owned)}.",
                 name=name,
                 known=limits,
             )

@@ -99,7 +99,9 @@ def _own(address: str, expect: str | None) -> Service:
 
 def _tcp(address: str, expect: str | None) -> Service:
     from trun.adapters.known import key_changed, known_services
+    from trun.adapters.sockets import check_tcp
 
+    check_tcp(address)
     known = next((service for service in known_services() if service.address == address), None)
     if known is not None:
         if expect is not None and expect != known.key:

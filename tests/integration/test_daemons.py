@@ -84,6 +84,8 @@ def test_a_second_start_exits_with_5_and_names_the_first(start: Start) -> None:
     done = command("service", "start", "--name", "fans", code=5)
     assert str(site.pid) in done.stderr
     assert "fans" in done.stderr
+    done = command("service", "start", "--name", "other", "--state", str(site.folder), code=5)
+    assert f"service fans runs already: process {site.pid}" in done.stderr
 
 
 def test_a_job_is_found_again_from_another_process(start: Start) -> None:
@@ -209,6 +211,16 @@ def test_an_unknown_service_is_named_with_the_nearest(start: Start) -> None:
     start("compufans")
     with pytest.raises(trun.UnknownName, match="compufans"):
         trun.remote_service("compufan")
+
+
+def test_an_unknown_resource_is_named_with_the_nearest_and_who_gives_it(start: Start) -> None:
+    start("fans", "--resources", "gpu=2")
+    service = trun.remote_service("fans")
+    with pytest.raises(trun.UnknownName, match=r"--resources gpux=.*'gpu'"):
+        service.submit(double, 1, resources={"gpux": 1})
+    with pytest.raises(trun.errors.BadOption, match="has 2 in all"):
+        service.submit(double, 1, resources={"gpu": 3})
+    assert service.submit(double, 1, resources={"gpu": 2}).result(PATIENCE_S) == 2
 
 
 def test_the_command_speaks_to_services_elsewhere(

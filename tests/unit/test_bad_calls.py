@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import trun
+from trun.adapters.keys import KeyPair, new_seed
 from trun.errors import BadOption, ConditionTypeError, UnknownName
 from trun.groups import Group
 from trun.handles import Job
@@ -144,3 +145,9 @@ def test_fetch_url_names_the_schemes_that_there_are() -> None:
 
     with pytest.raises(BadOption, match=r"no scheme ftq://.* trun://, https://, http:// and .*Did you mean 'ftp'"):
         trun.fetch_url("ftq://host/x")
+
+
+@pytest.mark.parametrize("address", ["tcp://here", "tcp://:7711", "tcp://here:0", "tcp://here:99999", "tcp://here:1/x"])
+def test_what_is_no_address_of_a_service_is_refused_at_once(address: str) -> None:
+    with pytest.raises(BadOption, match="65535"):
+        trun.remote_service(address, expect=KeyPair(new_seed()).public)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import stat
 import struct
@@ -16,6 +17,8 @@ from pathlib import Path
 
 from trun.adapters.folders import Holder, check_socket_path, held_by
 from trun.errors import BadOption
+
+_TCP = re.compile(r"tcp://[^/;@\s]+:([0-9]{1,9}|\*)", re.ASCII)
 
 
 def pipe_above_stdio() -> tuple[int, int]:
@@ -31,8 +34,10 @@ def pipe_above_stdio() -> tuple[int, int]:
         os.close(write)
 
 
-def socket_path(address: str) -> Path | None:
+def socket_path(address: str, *, bind: bool = False) -> Path | None:
     """Return the path of an ``ipc://`` address, None for other transports; refuse what no socket can have."""
+    if address.startswith("tcp://"):
+        check_tcp(address, bind=bind)
     if not address.startswith("ipc://"):
         return None
     path = address.removeprefix("ipc://")
@@ -40,6 +45,18 @@ def socket_path(address: str) -> Path | None:
         raise BadOption(f"the address {address!r} is no ipc:// with an absolute path.")
     check_socket_path(path)
     return Path(path)
+
+
+def check_tcp(address: str, *, bind: bool = False) -> None:
+    """Refuse what is no ``tcp://HOST:PORT``; to listen, port 0 or ``*`` means any that is free.
+
+    ZeroMQ itself takes a port beyond 65535 for another one, and finds other faults where nobody can be told.
+    """
+    found = _TCP.fullmatch(address)
+    port = -1 if found is None else 0 if found[1] == "*" else int(found[1])
+    if not (0 if bind else 1) <= port <= 65535:
+        least = "0 (any)" if bind else "1"
+        raise BadOption(f"{address!r} is no tcp://HOST:PORT with a port from {least} to 65535.")
 
 
 def free_socket(path: Path) -> None:

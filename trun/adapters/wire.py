@@ -186,7 +186,7 @@ class RouterEndpoint(Reception):
     """
 
     def __init__(self, address: str, *, security: Security | None = None) -> None:
-        self._path = socket_path(address)
+        self._path = socket_path(address, bind=True)
         self._security = _security(address, security)
         super().__init__(is_own=isinstance(self._security, SameUser))
         self._closed = False
@@ -203,7 +203,10 @@ class RouterEndpoint(Reception):
         except BaseException as error:
             self._end(0)
             if isinstance(error, zmq.ZMQError):
-                raise ServiceUnavailable(f"cannot listen at {address}: {error.strerror}.") from error
+                raise ServiceUnavailable(
+                    f"cannot listen at {address}: {error.strerror}. Choose a free port (0: any) of an address of this "
+                    "machine, such as tcp://127.0.0.1:0."
+                ) from error
             raise
         self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self.addresses = (self.address,)

@@ -23,7 +23,7 @@ from typing import Any
 
 from trun.adapters import folders
 from trun.adapters.known import Known, find, forget, known_services, remember
-from trun.adapters.sockets import pipe_above_stdio
+from trun.adapters.sockets import check_tcp, pipe_above_stdio, socket_path
 from trun.adapters.system import need_linux
 from trun.cli import table
 from trun.cli.arguments import Parser, print_json, whole
@@ -82,26 +82,34 @@ def _start(words: Sequence[str]) -> int:
     holder = folders.holder(folder) if folder.exists() else None
     if holder is not None:
         raise StateHeld(
-            f"service {options.name} runs already: process {holder.pid} holds {folder} "
+            f"service {_name_of(folder) or options.name} runs already: process {holder.pid} holds {folder} "
             f"since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(holder.since))}.",
             pid=holder.pid,
             since=holder.since,
         )
     own, listen = _addresses(options)
+    limits = _limits(options.resources)
+    exported = ["--export", str(_export_folder(options.export))] if options.export else []
     _let_owner_in(folder)
     command = [
         *(sys.executable, "-P", "-m", "trun.daemons.node", "--folder", str(folder), "--address", own),
         *("--name", options.name, "--workers", str(options.workers or folders_cores())),
-        *("--resources", json.dumps(_limits(options.resources))),
+        *("--resources", json.dumps(limits)),
         *(word for address in listen for word in ("--listen", address)),
+        *exported,
     ]
-    if options.export:
-        command += ["--export", str(Path(options.export).expanduser().absolute())]
     if options.foreground:
         return _foreground(command, options, folder)
     facts = _launch(command, folder)
     _tell(_known(options.name, facts, folder), facts, folder, as_data=options.json)
     return 0
+
+
+def _name_of(folder: Path) -> str:
+    """Return what the service of a folder calls itself, as far as it has said so."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return str(json.loads((folder / "node.json").read_text()).get("name") or "")
+    return ""
 
 
 def _start_options(words: Sequence[str]) -> Any:
@@ -119,9 +127,20 @@ def _start_options(words: Sequence[str]) -> Any:
     need_linux("a service on this machine")
     if options.executor != "processes":
         raise BadOption(f"executor {options.executor!r} is not in this version of trun yet; use processes.")
-    if not options.name.replace("-", "").replace("_", "").replace(".", "").isalnum() or len(options.name) > 40:
-        raise BadOption(f"{options.name!r} is no name for a service: letters, digits and - _ . (at most 40).")
+    _check_name(options.name)
     return options
+
+
+def _check_name(name: str) -> None:
+    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or len(name) > 40:
+        raise BadOption(f"{name!r} is no name for a service: letters, digits and - _ . (at most 40).")
+
+
+def _export_folder(text: str) -> Path:
+    found = Path(text).expanduser().absolute()
+    if not found.is_dir():
+        raise BadOption(f"--export: there is no folder {found}; make it first, or name another.")
+    return found
 
 
 def _limits(text: str) -> dict[str, float]:
@@ -129,9 +148,12 @@ def _limits(text: str) -> dict[str, float]:
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         name, _, amount = part.partition("=")
         try:
-            found[name.strip()] = float(amount)
+            limit = float(amount)
         except ValueError:
-            raise BadOption(f"{part!r} is no resource and its limit, as in gpu=2.") from None
+            limit = -1.0
+        if not name.strip() or not 0 <= limit < float("inf"):
+            raise BadOption(f"--resources: {part!r} is no resource and its limit, as in gpu=2.")
+        found[name.strip()] = limit
     return found
 
 
@@ -152,10 +174,11 @@ def _addresses(options: Any) -> tuple[str, list[str]]:
         return own, []
     if listen.startswith("ipc://"):
         return listen, []
-    host, colon, port = listen.removeprefix("tcp://").rpartition(":")
-    if not listen.startswith("tcp://") or not colon or not host or not port.isdigit():
+    if not listen.startswith("tcp://"):
         raise BadOption(f"{listen!r} is no address to listen at: tcp://HOST:PORT or ipc:///PATH.")
-    return own, [f"tcp://{host}:{'*' if int(port) == 0 else port}"]
+    check_tcp(listen, bind=True)
+    host, _, port = listen.rpartition(":")
+    return own, [f"{host}:{'*' if port.strip('0') == '' else port}"]
 
 
 def _let_owner_in(folder: Path) -> None:
@@ -420,6 +443,14 @@ def _add(words: Sequence[str]) -> int:
             "a service at tcp:// is believed by its key: ask its operator for it (`trun service status NAME` shows it) "
             "and give --expect KEY."
         )
+    scheme = options.address.partition("://")[0]
+    if scheme not in ("tcp", "ipc", "ssh", "https") or "://" not in options.address:
+        raise BadOption(
+            f"{options.address!r} is no address of a service: tcp://HOST:PORT, ssh://HOST, https://HOST/PATH or ipc:///PATH."
+        )
+    if scheme in ("tcp", "ipc"):
+        socket_path(options.address)
+    _check_name(options.name)
     known = Known(
         name=options.name, address=options.address, key=options.expect or "", trusted=options.trust_results
     )

@@ -7,7 +7,7 @@ import select
 
 import pytest
 
-from trun.adapters.sockets import Wake, socket_path
+from trun.adapters.sockets import Wake, check_tcp, socket_path
 from trun.errors import BadOption
 
 
@@ -49,3 +49,11 @@ def test_an_ipc_address_has_a_path_and_others_have_none() -> None:
     assert socket_path("tcp://127.0.0.1:1") is None
     with pytest.raises(BadOption, match="absolute path"):
         socket_path("ipc://@abstract")
+
+
+def test_to_listen_any_port_may_be_asked_for_and_to_connect_one_is_needed() -> None:
+    for any_port in ("tcp://127.0.0.1:0", "tcp://127.0.0.1:*", "tcp://[::1]:0"):
+        check_tcp(any_port, bind=True)
+        with pytest.raises(BadOption, match="from 1 to 65535"):
+            check_tcp(any_port)
+    check_tcp("tcp://here:65535")
