@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trun.adapters.keys import KeyPair, new_seed
-from trun.adapters.people import OVERLAP_S, People
+from trun.adapters.people import OVERLAP_S, PENDING, People
 from trun.errors import BadOption, NotAuthorised
 
 OLD, NEW, THIRD = (KeyPair(bytes([number]) * 32).public for number in (1, 2, 3))
@@ -81,3 +81,41 @@ def test_who_has_lost_a_role_is_named_once(tmp_path: Path) -> None:
     assert people.taken() == set()
     people.path.unlink()
     assert people.taken() == {bob}
+
+
+def test_what_an_editor_writes_holds_at_the_next_look(tmp_path: Path) -> None:
+    here = people(tmp_path)
+    assert here.roles(NEW) == frozenset()
+
+    here.path.write_text(f"# people\nbob {NEW} roles=read\n")
+
+    assert (here.roles(OLD), here.roles(NEW)) == (frozenset(), {"read"})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "bob", f"bob {NEW}", f"bob {NEW} roles=read,root", f"bob {NEW[:-1]} roles=admin",
+        f"bob {NEW} roles=read until=soon", f"bob {NEW} roles=read more", f"b*b {NEW} roles=read",
+    ],
+)  # fmt: skip
+def test_a_line_that_cannot_be_read_gives_nobody_anything(tmp_path: Path, line: str) -> None:
+    here = people(tmp_path)
+    here.path.write_text(f"{line}\n{here.path.read_text()}")
+
+    assert here.roles(NEW) == frozenset()
+    assert here.roles(OLD) == ROLES
+    assert [found for _, found in here.bad] == [line]
+
+
+def test_the_newest_requests_are_kept_one_for_each_key_and_harmless_to_read(tmp_path: Path) -> None:
+    here = people(tmp_path)
+    for number in range(PENDING + 3):
+        here.ask(f"key {number}", "eve\x1b[2J\n", "x" * 1000)
+    here.ask(f"key {PENDING}", "again", "")
+
+    found = here.pending()
+    assert [item["key"] for item in found[:1] + found[-1:]] == ["key 3", f"key {PENDING}"]
+    assert len(found) == PENDING
+    assert all("\x1b" not in str(item["name"]) and "\n" not in str(item["name"]) for item in found)
+    assert max(len(str(item["reason"])) for item in found) <= 300
