@@ -1,8 +1,8 @@
 """A network that can be broken: a relay between a client and a service, over real sockets.
 
 ``Relay`` listens at an address of its own and passes bytes on, both ways. It can refuse everybody, end all connections,
-fall silent while they stay open (half-open: nothing is passed on and nothing is closed), and deliver late. It knows
-nothing of what it carries.
+fall silent while they stay open (half-open: nothing is passed on and nothing is closed), swallow what the service says,
+and deliver late. It knows nothing of what it carries.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Relay:
         #: Connections that were made, also those that were refused.
         self.made = 0
         self.delay_s = 0.0
-        self._refuses = self._is_silent = self._over = False
+        self._refuses = self._is_silent = self._swallows = self._over = False
         self._pairs: list[_Pair] = []
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
@@ -88,10 +88,17 @@ class Relay:
         with self._lock:
             self._is_silent = True
 
-    def heal(self) -> None:
-        """Pass everything on again."""
+    def swallow_answers(self) -> None:
+        """Pass on what clients say, and lose whatever they are answered from now on."""
         with self._lock:
-            self._refuses = self._is_silent = False
+            self._swallows = True
+
+    def heal(self) -> None:
+        """Pass everything on again; connections that have lost something end, as they would."""
+        with self._lock:
+            if self._swallows:
+                self._end_all(reset=True)
+            self._refuses = self._is_silent = self._swallows = False
 
     # -- the thread
 
@@ -146,7 +153,8 @@ class Relay:
                     piece = end.recv(PIECE)
                     if not piece:
                         return False
-                    late.append((now + self.delay_s, piece))
+                    if not (self._swallows and end is pair.ends[1]):
+                        late.append((now + self.delay_s, piece))
                 while late and late[0][0] <= now:
                     _, piece = late.popleft()
                     sent = other.send(piece)

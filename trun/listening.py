@@ -1,14 +1,38 @@
-"""Who hears the entries of a stream in this process, the wire that brings them, and what an error on it means here."""
+"""What is said over a wire: who hears the entries of a stream here, what is said again, and what an error means."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
+
+import msgspec
 
 import trun.errors as errors
 from trun.errors import RemoteError
-from trun.messages import PROTOCOL, SPOKEN, AnyRequest, Entry, ErrorInfo, Welcome
+from trun.messages import (
+    PROTOCOL,
+    SPOKEN,
+    AnyRequest,
+    Ask,
+    Cancel,
+    Do,
+    Entry,
+    ErrorInfo,
+    Hold,
+    Release,
+    Resume,
+    Retry,
+    SetAtom,
+    Tell,
+    Welcome,
+)
 from trun.version import __version__
+
+Steering = Cancel | Hold | Release | Retry | Tell | SetAtom | Resume
+Order = Cancel | Hold | Release | Retry | Tell
+#: Verbs that change something: whether they were carried out before the connection broke, the caller must find out.
+ASKED_ONCE = frozenset({"upload", "install", "session"})
 
 
 class Listener(Protocol):
@@ -64,6 +88,25 @@ class Several:
         self.listeners = [listener for listener in self.listeners if listener.seq]
         for listener in refused:
             listener.refuse(error)
+
+
+def marked(request: Any) -> Any:
+    """Return an order with a token, by which the service recognises it when it is given again."""
+    if not isinstance(request, Order) or request.token:
+        return request
+    return msgspec.structs.replace(request, token=uuid.uuid4().hex)
+
+
+def is_said_again(request: AnyRequest) -> bool:
+    """Whether what has no answer when the connection breaks is said over the next one: it is carried out once."""
+    if isinstance(request, Ask):
+        return request.verb not in ASKED_ONCE
+    return isinstance(request, Do)
+
+
+def is_kept(request: AnyRequest | None) -> bool:
+    """Whether it is said again also after nobody waits for its answer any more: what a user has ordered."""
+    return isinstance(request, Do) and isinstance(request.request, Order)
 
 
 def remote_error(info: ErrorInfo) -> Exception:

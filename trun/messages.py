@@ -306,6 +306,8 @@ class Cancel(Request, frozen=True):
 
     uids: tuple[str, ...]
     reason: str = ""
+    #: What the order is recognised by when it is given again (as of the next ones).
+    token: str = ""
 
 
 class Unneeded(Request, frozen=True):
@@ -319,12 +321,14 @@ class Hold(Request, frozen=True):
     """Do not start these jobs until they are released."""
 
     uids: tuple[str, ...]
+    token: str = ""
 
 
 class Release(Request, frozen=True):
     """Let held jobs go on."""
 
     uids: tuple[str, ...]
+    token: str = ""
 
 
 class Retry(Request, frozen=True):
@@ -332,6 +336,7 @@ class Retry(Request, frozen=True):
 
     uids: tuple[str, ...]
     downstream: bool = False
+    token: str = ""
 
 
 class Tell(Request, frozen=True):

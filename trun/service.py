@@ -22,7 +22,7 @@ from typing import Any
 
 from trun.errors import InvariantError, KeyConflict, ServiceUnavailable, UsageError
 from trun.front import doors
-from trun.listening import Listener, Several, Wire, rejection, remote_error, unspoken
+from trun.listening import Listener, Several, Steering, Wire, is_said_again, marked, rejection, remote_error, unspoken
 from trun.messages import (
     Answer,
     AnyAnswer,
@@ -42,19 +42,14 @@ from trun.messages import (
     Gap,
     GroupSpec,
     Hello,
-    Hold,
     JobSpec,
     Listen,
     Perform,
     Present,
     Refuse,
-    Release,
-    Resume,
-    Retry,
     SetAtom,
     Submit,
     Submitted,
-    Tell,
     Welcome,
 )
 from trun.silence import Hearing
@@ -65,9 +60,6 @@ _log = logging.getLogger(__name__)
 #: Entries that the node may send ahead of what we have taken, and how many we take before we say so.
 CREDIT = 20_000
 GRANT = 5_000
-#: Verbs that change something: whether they were carried out before the connection broke, the caller must find out.
-ASKED_ONCE = frozenset({"upload", "install", "session"})
-Steering = Cancel | Hold | Release | Retry | Tell | SetAtom | Resume
 #: Handshakes that fail in a row before we look whether another key answers.
 REFUSALS = 3
 
@@ -109,7 +101,7 @@ class Service(Hearing):
         self._contents: dict[str, str] = {}
         self._definitions: dict[str, bytes] = {}
         self._answers: dict[str, Future[Any]] = {}
-        #: What has no answer yet, by token, and is said again over the next connection: questions, and to cancel.
+        #: What has no answer yet, by token, and is said again over the next connection: questions and orders.
         self._asked: dict[str, AnyRequest] = {}
         #: Streams of other services that are passed on to this one (see ``trun.relaying``).
         self.abroad: dict[str, Any] = {}
@@ -364,8 +356,7 @@ class Service(Hearing):
         future: Future[Any] = Future()
         self._answers[token] = future
         request = make(token)
-        is_question = isinstance(request, Ask) and request.verb not in ASKED_ONCE
-        if is_question or (isinstance(request, Do) and isinstance(request.request, Cancel)):
+        if is_said_again(request):
             self._asked[token] = request
         self._send([request])
         return future
@@ -377,9 +368,9 @@ class Service(Hearing):
         try:
             answer = future.result(timeout)
         except TimeoutError:
-            self.drop(future)
             who = f"{self.silence_text}, and" if self.silence_text else f"service {self.name} at {self.address}"
-            raise ServiceUnavailable(f"{who} did not answer within {timeout:g} s.") from None
+            kept = "" if self.drop(future) else " The order is given again until it is heard, while this process lives."
+            raise ServiceUnavailable(f"{who} did not answer within {timeout:g} s.{kept}") from None
         if answer.error is not None:
             raise remote_error(answer.error)
         return answer.data
@@ -394,13 +385,15 @@ class Service(Hearing):
         return self._request(lambda token: Ask(token=token, verb=verb, arguments=arguments))
 
     def do(self, request: Steering, *, timeout: float | None = 30.0) -> Any:
-        """Send a request and wait until it is carried out (durably)."""
-        return self._outcome(self._request(lambda token: Do(token=token, request=request)), timeout)
+        """Send a request and wait until it is carried out (durably); an order is carried out once."""
+        asked = marked(request)
+        return self._outcome(self._request(lambda token: Do(token=token, request=asked)), timeout)
 
     def post(self, request: AnyRequest) -> None:
         """Send a request and do not wait; one to cancel is kept until the service has carried it out."""
         if isinstance(request, Cancel):
-            self._request(lambda token: Do(token=token, request=request))
+            asked = marked(request)
+            self._request(lambda token: Do(token=token, request=asked))
         else:
             self._send([request])
 

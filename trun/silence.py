@@ -19,6 +19,7 @@ from typing import Any
 from trun.core.words import span
 from trun.errors import ServiceUnavailable
 from trun.front import Front
+from trun.listening import is_kept
 from trun.messages import AnyRequest, Ask, JobSpec, Welcome
 
 #: Seconds between beats, and how many of them may pass unanswered: 5 beats after the last word at the latest.
@@ -168,11 +169,15 @@ class Hearing(Front):
         """Whether something that was sent was not acknowledged or answered yet."""
         return bool(self._unacknowledged or self._answers)
 
-    def drop(self, asked: Future[Any]) -> None:
-        """Nobody waits for this answer any more."""
-        for token in [token for token, each in list(self._answers.items()) if each is asked]:
+    def drop(self, asked: Future[Any]) -> bool:
+        """Nobody waits for this answer any more; False for an order, which is given until it is heard."""
+        tokens = [token for token, each in list(self._answers.items()) if each is asked]
+        if any(is_kept(self._asked.get(token)) for token in tokens):
+            return False
+        for token in tokens:
             self._answers.pop(token, None)
             self._asked.pop(token, None)
+        return True
 
     def unacknowledged_text(self) -> str:
         """Say what is not known to be accepted, and what can be done."""

@@ -1,13 +1,14 @@
 """What people order: cancel, hold, release, retry, tell.
 
 Each order is checked completely before anything is changed: what cannot be carried out raises a ``UsageError`` and
-leaves everything as it was. An order that was carried out before changes nothing. A group stands for its members.
+leaves everything as it was. A group stands for its members. A client whose connection broke gives its order again; an
+order with a token that was carried out before changes nothing, whatever has happened since.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from trun.conditions.resolver import Drop
@@ -18,8 +19,9 @@ from trun.core.wants import condition_of
 from trun.errors import UnknownName, UsageError
 from trun.messages import Cancel, Held, Hold, Message, Release, Released, Retried, Retry, Tell, Told, Unneeded, Waiting
 
-#: Tokens of messages to jobs that are remembered, so that one that was sent twice arrives once.
-TOKENS = 1000
+#: Tokens of orders that are remembered, so that one that was given twice is carried out once: by the service as long as
+#: it runs, and by each job for ever. What a client gives a longer token is refused.
+TOKENS, TOKENS_OF_JOB, TOKEN_LETTERS = 10_000, 16, 64
 
 
 class Orders:
@@ -28,13 +30,13 @@ class Orders:
     def __init__(self, flow: Flow) -> None:
         self._flow = flow
         self._book = flow.book
-        self._tokens: deque[tuple[str, str]] = deque(maxlen=TOKENS)
+        self._tokens: dict[tuple[str, str], None] = {}
         self.handlers: dict[type[Message], Callable[[Any], None]] = {
-            Cancel: self._cancel,
+            Cancel: partial(self._once, self._cancel),
             Unneeded: self._unneeded,
-            Hold: self._hold,
-            Release: self._release,
-            Retry: self._retry,
+            Hold: partial(self._once, self._hold),
+            Release: partial(self._once, self._release),
+            Retry: partial(self._once, self._retry),
             Tell: self._tell,
         }
 
@@ -50,8 +52,40 @@ class Orders:
                 found[one] = record
         return list(found.values())
 
-    def _cancel(self, message: Cancel) -> None:
-        for record in self._find(message.uids):
+    # -- once
+
+    def _once(self, carry_out: Callable[[Any, list[JobRecord]], None], message: Any) -> None:
+        """Carry an order out unless it was carried out before."""
+        records = self._find(message.uids)
+        if not records or not self._was_given(records[0], message.token):
+            carry_out(message, records)
+            if records:
+                self._note(records[0], message.token)
+
+    def _was_given(self, record: JobRecord, token: str) -> bool:
+        """Whether an order that begins with this job was carried out before."""
+        if len(token) > TOKEN_LETTERS:
+            raise UsageError(f"the token of an order has at most {TOKEN_LETTERS} letters, not {len(token):,}.")
+        if not token or not (token in (record.life.orders or ()) or (record.spec.uid, token) in self._tokens):
+            return False
+        self._book.counters["duplicate"] += 1
+        return True
+
+    def _note(self, record: JobRecord, token: str) -> None:
+        """Remember that an order was carried out; it stands for all its jobs at the first one, since it is one step."""
+        if not token:
+            return
+        self._tokens[record.spec.uid, token] = None
+        if len(self._tokens) > TOKENS:
+            del self._tokens[next(iter(self._tokens))]
+        last = list((record.life.orders or {}).items())[1 - TOKENS_OF_JOB :]
+        record.life.orders = {**dict(last), token: record.life.epoch}
+        self._book.save(record)
+
+    # -- the end
+
+    def _cancel(self, message: Cancel, records: list[JobRecord]) -> None:
+        for record in records:
             self._flow.cancel(record, "user", message.reason or "cancelled by the user")
 
     def _unneeded(self, message: Unneeded) -> None:
@@ -62,8 +96,8 @@ class Orders:
 
     # -- hold and release
 
-    def _hold(self, message: Hold) -> None:
-        records = [record for record in self._find(message.uids) if record.life.state is not JobState.HELD]
+    def _hold(self, message: Hold, found: list[JobRecord]) -> None:
+        records = [record for record in found if record.life.state is not JobState.HELD]
         for record in records:
             if record.life.state not in (JobState.WAITING, JobState.QUEUED):
                 raise UsageError(f"{record.id} is {record.life.state.value}; only a job that does not run can be held.")
@@ -76,8 +110,8 @@ class Orders:
             record.life.reason = "held by the user"
             self._book.publish(record, Held(reason=record.life.reason))
 
-    def _release(self, message: Release) -> None:
-        self._let_go(record for record in self._find(message.uids) if record.life.state is JobState.HELD)
+    def _release(self, message: Release, found: list[JobRecord]) -> None:
+        self._let_go(record for record in found if record.life.state is JobState.HELD)
 
     def _let_go(self, records: Iterable[JobRecord]) -> None:
         for record in records:
@@ -110,8 +144,7 @@ class Orders:
 
     # -- new runs
 
-    def _retry(self, message: Retry) -> None:
-        chosen = self._find(message.uids)
+    def _retry(self, message: Retry, chosen: list[JobRecord]) -> None:
         for record in chosen:
             if not record.life.state.is_final:
                 raise UsageError(f"{record.id} is {record.life.state.value}; only a job that has ended can be retried.")
@@ -154,12 +187,18 @@ class Orders:
         if message.uid in self._flow.groups:
             raise UsageError(f"{message.uid} is a group; only a job hears messages, so tell its members.")
         (record,) = self._find((message.uid,))
-        if record.life.state is not JobState.RUNNING:
-            raise UsageError(f"{record.id} is {record.life.state.value}; only a running job hears messages.")
-        if (message.uid, message.token) in self._tokens:
-            self._book.counters["duplicate"] += 1
+        life = record.life
+        if self._was_given(record, message.token):
+            is_of_before = (message.uid, message.token) not in self._tokens
+            epoch = (life.orders or {}).get(message.token)
+            if is_of_before and life.state is JobState.RUNNING and epoch == life.epoch:
+                # Nobody knows whether the daemon before has passed it on. The attempt takes it once.
+                self._note(record, message.token)
+                self._book.out.append(Deliver(message.uid, life.epoch, message.token, message.text))
             return
-        self._tokens.append((message.uid, message.token))
+        if life.state is not JobState.RUNNING:
+            raise UsageError(f"{record.id} is {life.state.value}; only a running job hears messages.")
+        self._note(record, message.token)
         self._book.publish(record, Told(token=message.token, text=message.text))
         self._book.save(record)
         self._book.out.append(Deliver(message.uid, record.life.epoch, message.token, message.text))

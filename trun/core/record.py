@@ -109,6 +109,8 @@ class Life(msgspec.Struct, array_like=True, kw_only=True):
     #: When the last attempt started, and for how many seconds it ran, once it is over.
     began: float = 0.0
     ran: float = 0.0
+    #: Tokens of the last orders that were carried out on it, and the epoch at that time.
+    orders: dict[str, int] | None = None
 
     def waited_s(self, now: float) -> float:
         """Return for how many seconds the job waited for its first start, or waits now for its next one."""

@@ -51,6 +51,8 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _IOLBF = 1
 #: Exit code of a worker that ended by itself and left nothing behind.
 CLEAN = 113
+#: Texts for one attempt by whose tokens a repetition is recognised.
+HEARD = 1000
 #: Descriptors that a worker needs.
 FDS = 3
 
@@ -97,6 +99,8 @@ class Worker:
         self._mark = mark
         self._texts = text_reader(self._spill)
         self._told: deque[Tell] = deque()
+        #: What the running attempt has been told: a service that was restarted may pass a text on once more.
+        self._heard: deque[str] = deque(maxlen=HEARD)
         self._logs = Path(place.folder) / "logs"
         self._log = str(self._logs / current_log_name(name))
         self._open_log()
@@ -124,6 +128,7 @@ class Worker:
         """Run one order and report it; whether this worker is still good for another."""
         self._busy = True
         self._told.clear()
+        self._heard.clear()
         ended = self._launcher.launch(envelope)
         if os.getpid() != self._pid:
             self._leave_fork(ended.outcome)
@@ -160,7 +165,9 @@ class Worker:
             if self._told:
                 tell = self._told.popleft()
                 job = self._launcher.job
-                if job is not None and (tell.uid, tell.epoch) == (job.uid, job.epoch):
+                is_ours = job is not None and (tell.uid, tell.epoch) == (job.uid, job.epoch)
+                if is_ours and not (tell.token and tell.token in self._heard):
+                    self._heard.append(tell.token)
                     return tell
                 continue
             if not select.select([self._control], [], [], timeout)[0]:

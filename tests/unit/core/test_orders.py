@@ -4,6 +4,7 @@ import pytest
 
 from tests.unit.core.kit import Service, spec
 from trun.conditions.atoms import IsCompleted, IsFailed
+from trun.core.orders import TOKENS_OF_JOB
 from trun.errors import UnknownName, UsageError
 from trun.messages import Cancel, GroupSpec, Hold, Release, Retried, Retry, Tell, Told
 
@@ -261,3 +262,104 @@ def test_a_group_hears_no_messages() -> None:
 
     with pytest.raises(UsageError, match="only a job hears messages, so tell its members"):
         service.send(Tell(uid="g", token="1", text="hello"))
+
+
+# -- given again ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_retry_that_is_given_again_begins_no_other_run(is_restarted: bool) -> None:
+    service = Service()
+    service.job("a")
+    for _ in range(2):
+        service.run()
+        service.complete("a")
+        service.send(Retry(uids=("a",), token="t1"))
+        service = service.restarted() if is_restarted else service
+
+    assert (service.life("a").run, service.state("a")) == (2, "completed")
+    service.send(Retry(uids=("a",), token="t2"))
+    assert service.life("a").run == 3
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_what_is_given_again_does_not_undo_what_somebody_else_has_ordered_since(is_restarted: bool) -> None:
+    service = Service()
+    service.submit(spec("a", IsCompleted("z")), spec("b", IsCompleted("z")), spec("z"))
+    both = ("a", "b")
+    for order, other, state in (
+        (Hold(uids=both, token="1"), Release(uids=both), "waiting"),
+        (Release(uids=both, token="2"), Hold(uids=both), "held"),
+        (Cancel(uids=both, token="3"), Retry(uids=both), "waiting"),
+    ):
+        service.send(order)
+        service.send(other)
+        service = service.restarted() if is_restarted else service
+        assert service.send(order) == []
+        assert service.states("a", "b") == [state, state]
+
+
+def test_an_order_that_was_refused_is_carried_out_when_it_is_given_again_and_can_be() -> None:
+    service = Service()
+    service.job("a")
+    service.run()
+    with pytest.raises(UsageError, match="can be held"):
+        service.send(Hold(uids=("a",), token="t"))
+    service.complete("a")
+    service.send(Retry(uids=("a",)))
+    service.send(Hold(uids=("a",), token="t"))
+
+    assert service.state("a") == "held"
+
+
+def test_a_text_that_is_given_again_after_a_restart_is_passed_on_once_more_and_told_once() -> None:
+    # Whether it was passed on before, nobody knows; the attempt takes no text twice.
+    service = Service()
+    service.job("a")
+    service.run()
+    tell = Tell(uid="a", token="t1", text="hello")
+    service.send(tell)
+    seq = service.life("a").seq
+    again = service.restarted()
+    again.send(tell)
+    again.send(tell)
+
+    assert [told.token for told in again.delivered] == ["t1"]
+    assert again.life("a").seq == seq
+
+
+def test_a_text_that_is_given_again_to_another_attempt_is_not_passed_on() -> None:
+    service = Service()
+    service.submit(spec("a", retries=1))
+    service.run()
+    tell = Tell(uid="a", token="t1", text="hello")
+    service.send(tell)
+    again = service.restarted()
+    again.fail("a")
+    again.run()
+    again.send(tell)
+    again.complete("a")
+    again.send(tell)
+
+    assert again.delivered == []
+
+
+def test_a_job_remembers_its_last_orders_only() -> None:
+    service = Service()
+    service.job("a")
+    service.run()
+    for number in range(3 * TOKENS_OF_JOB):
+        service.send(Tell(uid="a", token=str(number), text="hello"))
+
+    assert list(service.life("a").orders or ()) == [
+        str(number) for number in range(2 * TOKENS_OF_JOB, 3 * TOKENS_OF_JOB)
+    ]
+
+
+@pytest.mark.parametrize("order", [Hold(uids=("a",), token=65 * "x"), Tell(uid="a", token=65 * "x", text="hello")])
+def test_a_token_has_a_bounded_length(order: Hold | Tell) -> None:
+    service = Service()
+    service.job("a")
+
+    with pytest.raises(UsageError, match="at most 64 letters"):
+        service.send(order)
