@@ -134,3 +134,5 @@ def test_packages_of_a_user_stay_within_the_quota_and_jobs_say_what_they_took(
 
     rows = {row["id"]: row["packages"] for run in shown["runs"] for row in run["jobs"]}
     assert rows[job.id] == {"quotasmall": "1.5"}
+    assert "quotasmall 1.5" in command("ps", "--service", "fans").stdout
+    assert command("why", "--service", "fans", job.id).stdout.splitlines()[-1] == "with quotasmall 1.5"

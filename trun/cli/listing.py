@@ -22,6 +22,8 @@ from trun.errors import UnknownName
 ROWS = 100
 #: Jobs that one answer carries where all are wanted.
 PAGE = 2000
+#: Installed distributions of a job that a table names.
+NAMED = 2
 #: Exit code where nobody answered.
 UNREACHABLE = 4
 #: Jobs that ``history`` lists unless --limit says otherwise.
@@ -34,6 +36,7 @@ COLUMNS = (
     Column(head="WAITED", right=True, drop=2),
     Column(head="RAN", right=True, drop=1),
     Column(head="DONE", right=True, drop=3),
+    Column(head="WITH", drop=4),
 )
 
 
@@ -203,7 +206,16 @@ def _row(job: dict[str, Any]) -> list[Cell | str]:
     icon, colour = look(job["state"])
     done = f"{job['progress']:.0%}" if job["state"] == "running" and job["progress"] else ""
     waited = duration(job["waited_s"]) if job["started"] is None or not job["final"] else ""
-    return [Cell(f"{icon} {job['state']}", colour), job["id"], reason_of(job), waited, duration(job["ran_s"]), done]
+    state = Cell(f"{icon} {job['state']}", colour)
+    return [state, job["id"], reason_of(job), waited, duration(job["ran_s"]), done, took(job, NAMED)]
+
+
+def took(job: dict[str, Any], most: int | None = None) -> str:
+    """Return the versions that a job took of what was installed for it; empty where it took none, or has not begun."""
+    found = sorted(job.get("packages", {}).items()) if job["started"] is not None else []
+    shown = ", ".join(f"{name} {version}" for name, version in found[:most])
+    more = 0 if most is None else len(found) - most
+    return f"{shown} +{more}" if more > 0 else shown
 
 
 def reason_of(job: dict[str, Any]) -> str:

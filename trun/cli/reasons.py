@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trun.cli.arguments import Parser, print_json
-from trun.cli.listing import fit, place_facts
+from trun.cli.listing import fit, place_facts, took
 from trun.cli.places import Found, Search, Source, chosen_places
 from trun.cli.text import Paint, duration, folded, line, look, plain
 
@@ -73,6 +73,8 @@ def _lines(answer: dict[str, Any], cause: dict[str, Any] | None, found: Found, p
     lines += [paint.marks(each) for long in text for each in folded(long, paint.columns)]
     if len(lines) == 1:
         lines.append(line(job["reason"]) or _silent(job["state"]))
+    if packages := took(job):
+        lines += folded(f"with {line(packages)}", paint.columns)
     if not place.live and not job["final"]:
         lines.append(f"nobody runs it now: trun resume {place.run}")
     return lines
