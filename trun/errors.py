@@ -29,6 +29,10 @@ class TrunError(Exception):
             setattr(self, name, value)
 
 
+#: Letters of names, and how many, among which the nearest is looked for: it takes the square of them.
+LONGEST_NAME, MOST_NAMES = 50, 500
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return `` Did you mean X?`` for the valid name nearest to ``name``, or an empty string."""
     found = _near(name, names, 1)
@@ -37,7 +41,9 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 def _near(name: str, names: Iterable[str], most: int) -> list[str]:
     """Return the names most like ``name``, the best first; capitals count for little."""
-    known = [str(one) for one in names]
+    if len(name) > LONGEST_NAME:
+        return []
+    known = [one for one in map(str, names) if len(one) <= LONGEST_NAME][-MOST_NAMES:]
     found = difflib.get_close_matches(name, known, n=most)
     lower = name.lower()
     same = [one for one in known if one.lower() == lower and one not in found]

@@ -12,6 +12,7 @@ caller. Source: case splitting as in SAT solvers, on the chain of five; the valu
 
 from __future__ import annotations
 
+import functools
 import itertools
 import warnings
 from collections import Counter
@@ -87,7 +88,13 @@ class _Search:
             return self.blame()
         if not self.bound:
             return ""
-        states = {name: _states([self.leaf(place) for place in places], places) for name, places in self.bound.items()}
+        states: dict[str, list[_State]] = {}
+        for name, places in self.bound.items():
+            if name in ("clock", "timer"):  # each of its stretches says something of each of its leaves
+                self.left -= len(places) ** 2
+                if self.left <= 0:
+                    return ""
+            states[name] = _states([self.leaf(place) for place in places], places)
         for name, places in self.required().items():
             if not any(all(state[place] & _READY for place in places) for state in states[name]):
                 return self.exclusion([name], places)
@@ -252,17 +259,22 @@ def _states(leaves: Sequence[Leaf], places: Sequence[int]) -> list[_State]:
 
 
 def _job_states(atoms: Sequence[JobAtom], places: Sequence[int]) -> list[_State]:
-    kinds = {atom.what for atom in atoms}
-    found: list[dict[str, int]] = []
-    if "reached" not in kinds:
-        found += _single_states(kinds)
-    if not kinds & _LATCHING and not any(atom.single for atom in atoms):
-        found += _group_states(kinds)
-    unique = {tuple(sorted(state.items())): state for state in found}.values()
+    unique = _kind_states(frozenset(atom.what for atom in atoms), any(atom.single for atom in atoms))
     return [{place: state[atom.what] for place, atom in zip(places, atoms, strict=True)} for state in unique]
 
 
-def _single_states(kinds: set[str]) -> list[dict[str, int]]:
+@functools.lru_cache(maxsize=1000)
+def _kind_states(kinds: frozenset[str], is_single: bool) -> list[dict[str, int]]:
+    """Return what atoms of these kinds over one job can be worth together: the same for each job."""
+    found: list[dict[str, int]] = []
+    if "reached" not in kinds:
+        found += _single_states(kinds)
+    if not kinds & _LATCHING and not is_single:
+        found += _group_states(kinds)
+    return list({tuple(sorted(state.items())): state for state in found}.values())
+
+
+def _single_states(kinds: frozenset[str]) -> list[dict[str, int]]:
     """Return what the atoms over one job are worth as it goes along, and after each way to end."""
     ended = []
     for event in FINAL:
@@ -276,7 +288,7 @@ def _single_states(kinds: set[str]) -> list[dict[str, int]]:
     return [*ended, running, queued, waiting]
 
 
-def _group_states(kinds: set[str]) -> list[dict[str, int]]:
+def _group_states(kinds: frozenset[str]) -> list[dict[str, int]]:
     """Return what the atoms over a group are worth for every mixture of outcomes, before and after its end."""
     found = []
     for mixture in itertools.product((0, 1), repeat=5):

@@ -14,7 +14,7 @@ more than there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Set
 from typing import Any
 
 from trun.conditions.algebra import And, Condition, Gate, Leaf
@@ -203,18 +203,30 @@ class Resolver(Propagation):
                 return TRUE
         return self._late.get(leaf.key, WAIT)
 
-    def reset(self, subject: str, run: int = 0) -> list[Decision]:
-        """Begin a new run of a job: who still waits and mentions it waits anew; what was decided stays so.
+    def mentioning(self, subjects: Set[str]) -> dict[str, list[Hashable]]:
+        """Return who waits and mentions these jobs, in order of registration: for ``reset`` of many of them.
 
         Costs a look at every registration, since atoms that came true were forgotten.
         """
+        found: dict[str, list[Hashable]] = {subject: [] for subject in subjects}
+        for owner, where in self._owners.items():
+            leaves = where.leaves.values() if isinstance(where, Graph) else self._plain.leaves(where)
+            for subject in {leaf.subject for leaf in leaves if isinstance(leaf, JobAtom)} & subjects:
+                found[subject].append(owner)
+        return found
+
+    def reset(self, subject: str, run: int = 0, owners: Iterable[Hashable] | None = None) -> list[Decision]:
+        """Begin a new run of a job: who still waits and mentions it waits anew; what was decided stays so.
+
+        ``owners`` are those who mention it (see ``mentioning``).
+        """
+        owners = self.mentioning({subject})[subject] if owners is None else owners
         self._came.pop(subject, None)
         tail = f"job:{subject}:"
         self._late = {key: value for key, value in self._late.items() if not key.startswith(tail)}
         again: list[tuple[Hashable, int | Graph]] = []
-        for owner, where in self._owners.items():
-            leaves = where.leaves.values() if isinstance(where, Graph) else self._plain.leaves(where)
-            if any(isinstance(leaf, JobAtom) and leaf.subject == subject for leaf in leaves):
+        for owner in owners:
+            if (where := self._owners.get(owner)) is not None:
                 again.append((owner, where))
         batch = Batch()
         renewed: list[tuple[Hashable, int, Condition, dict[str, Value]]] = []

@@ -67,9 +67,12 @@ class Door:
             return [(message.specs[0], None)]
         fresh: list[tuple[JobSpec, Gate | None]] = []
         uids: dict[str, JobSpec] = {}
+        named: dict[str, JobSpec] = {}  # by uid, and by key after a colon, which no uid has
         for spec in message.specs:
-            if not self.is_known(spec, uids):
-                uids[spec.uid] = spec
+            if not self.is_known(spec, named):
+                uids[spec.uid] = named[spec.uid] = spec
+                if spec.key:
+                    named.setdefault(f":{spec.key}", spec)
         groups = {group.uid: group for group in message.groups}
         for group in message.groups:
             self._check_group(group, uids)
@@ -102,7 +105,7 @@ class Door:
         if known is None and spec.key:
             uid = self._book.keys.get(spec.key)
             known = records[uid].spec if uid is not None else None
-            known = known or next((other for other in batch.values() if other.key == spec.key), None)
+            known = known or batch.get(f":{spec.key}")
         if known is None:
             return False
         equal = (spec.key, spec.digest) == (known.key, known.digest) if spec.key or known.key else spec == known

@@ -17,11 +17,13 @@ STEPS = 100
 class Group:
     """One family and its counters."""
 
-    __slots__ = ("_told", "counts", "first_bad", "members", "spec")
+    __slots__ = ("_told", "counts", "first_bad", "members", "owners", "spec")
 
     def __init__(self, spec: GroupSpec) -> None:
         self.spec = spec
         self.members: list[str] = []
+        #: Users whose jobs are, or were, among its members.
+        self.owners: set[str] = set()
         self.counts = dict.fromkeys(("completed", "failed", "aborted", "cancelled", "skipped"), 0)
         #: uid of the first member that ended badly.
         self.first_bad = ""
@@ -98,9 +100,10 @@ class Groups(dict[str, Group]):
             group.close(spec.total)
         return group
 
-    def join(self, group: str, uid: str) -> None:
+    def join(self, group: str, uid: str, owner: str = "") -> None:
         """Enter a member; a group that is lost from the journal is taken as open."""
         found = self.get(group)
         if found is None:
             found = self[group] = Group(GroupSpec(group, group))
         found.members.append(uid)
+        found.owners.add(owner)

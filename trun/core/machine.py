@@ -199,7 +199,7 @@ class Machine:
         for spec, gate in fresh:
             record = book.accept(spec)
             if spec.group:
-                self.groups.join(spec.group, spec.uid)
+                self.groups.join(spec.group, spec.uid, spec.owner)
             book.publish(record, Submitted(id=record.id, name=spec.name, when=gate.text if gate is not None else ""))
             entered.append((record, gate))
         for record, gate in entered:
@@ -317,7 +317,7 @@ class Machine:
         record = JobRecord(spec, life)
         self.book.enter(record)
         if spec.group:
-            self.groups.join(spec.group, spec.uid)
+            self.groups.join(spec.group, spec.uid, spec.owner)
             if life.state.is_final:
                 self.groups[spec.group].count(spec.uid, life.state)
 

@@ -173,10 +173,11 @@ class Orders:
             book.opened(record)
             book.publish(record, Retried(run=record.life.run))
         groups = dict.fromkeys(record.spec.group for record in records if record.spec.group)
+        owners = flow.resolver.mentioning({*(record.spec.uid for record in records), *groups})
         for record in records:
-            flow.decide(flow.resolver.reset(record.spec.uid, record.life.run))
+            flow.decide(flow.resolver.reset(record.spec.uid, record.life.run, owners[record.spec.uid]))
         for group in groups:
-            flow.decide(flow.resolver.reset(group))
+            flow.decide(flow.resolver.reset(group, owners=owners[group]))
             flow.count(group)
         for record in records:
             flow.enter(record, condition_of(record.spec, self._book.here))

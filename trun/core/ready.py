@@ -118,6 +118,9 @@ class ReadyQueue:
         self._parked: dict[str, set[Needs]] = {}
         self._scarce: dict[Needs, str] = {}
         self._dead = 0
+        #: How many jobs come before each, as long as nothing changes; and how often that was asked since.
+        self._places: dict[str, int] = {}
+        self._asked = 0
 
     def __len__(self) -> int:
         return len(self._where)
@@ -129,6 +132,7 @@ class ReadyQueue:
         """Add a job; ``number`` says who was seen first."""
         entry = (-priority, number, uid)
         self._where[uid] = (entry, needs)
+        self._asked = 0
         heap = self._heaps.get(needs)
         if heap is None:
             heap = self._heaps[needs] = []
@@ -138,6 +142,7 @@ class ReadyQueue:
 
     def discard(self, uid: str) -> None:
         """Take a job out, if it is there."""
+        self._asked = 0
         if self._where.pop(uid, None) is not None:
             self._dead += 1
             if self._dead > 64 and self._dead > len(self._where):
@@ -166,6 +171,7 @@ class ReadyQueue:
             return None
         # What was put forward is not looked for: ``pop`` finds that it has gone, and puts the next one forward.
         uid = heappop(self._heaps[PLAIN])[2]
+        self._asked = 0
         del self._where[uid]
         return uid
 
@@ -177,9 +183,15 @@ class ReadyQueue:
                 self._announce(needs)
 
     def position(self, uid: str) -> int:
-        """Return how many ready jobs come before this one, plus one. O(n): for people."""
-        mine = self._where[uid][0]
-        return 1 + sum(entry < mine for entry, _ in self._where.values())
+        """Return how many ready jobs come before this one, plus one. O(n), and O(n log n) for all: for people."""
+        self._asked += 1
+        if self._asked == 1:
+            mine = self._where[uid][0]
+            return 1 + sum(entry < mine for entry, _ in self._where.values())
+        if self._asked == 2:  # somebody lists them
+            line = sorted(entry for entry, _ in self._where.values())
+            self._places = {uid: place for place, (_, _, uid) in enumerate(line, 1)}
+        return self._places[uid]
 
     def waiting(self) -> dict[str, int]:
         """Return {resource: number of ready jobs that wait for it}. O(n): for people."""
@@ -217,6 +229,7 @@ class ReadyQueue:
         """Take out the head of a heap, which must be there, and put the next one forward."""
         heap = self._heaps[needs]
         uid = heappop(heap)[2]
+        self._asked = 0
         del self._where[uid]
         if heap:
             self._announce(needs)

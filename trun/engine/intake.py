@@ -37,8 +37,7 @@ def is_own(machine: Machine, user: str, uid: str) -> bool:
 
 def _is_of_others(machine: Machine, user: str, group: str) -> bool:
     found = machine.groups.get(group)
-    records = machine.records
-    return found is not None and any(uid in records and records[uid].spec.owner != user for uid in found.members)
+    return found is not None and not found.owners <= {user}
 
 
 def check_group(machine: Machine, user: str, group: GroupSpec) -> None:

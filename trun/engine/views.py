@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import fnmatch
 import platform
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from trun.conditions.algebra import evaluate
-from trun.conditions.value import Value
 from trun.core.record import JobRecord, JobState
 from trun.core.voices import plain, plain_keys
-from trun.core.wants import condition_of
-from trun.errors import UnknownName
+from trun.errors import BadOption, UnknownName
 from trun.messages import (
     Aborted,
     Attempted,
@@ -47,6 +45,9 @@ if TYPE_CHECKING:
 LOG_CHARS = 1_000_000
 #: Newest jobs among which the name nearest to an unknown one is looked for: each costs some microseconds.
 NEAREST = 1_000
+
+#: Letters of a pattern for names; and letters of names, times those of the pattern behind its first ``*``, for a list.
+PATTERN, LETTERS = 200, 150_000_000
 
 
 def find(engine: Engine, wanted: str) -> JobRecord:
@@ -119,18 +120,34 @@ def facts(engine: Engine, record: JobRecord, *, reason: bool = True) -> dict[str
     }
 
 
+def _pattern(text: str) -> Callable[[str], Any]:
+    """Return what says whether a name fits a pattern; what would keep everybody else waiting is refused."""
+    if len(text) > PATTERN:
+        raise BadOption(f"a pattern for names has at most {PATTERN} letters, not {len(text):,}.")
+    match, beyond, left = re.compile(fnmatch.translate(text)).match, len(text.partition("*")[2]), LETTERS
+
+    def fits(name: str) -> Any:
+        nonlocal left
+        left -= beyond * len(name)  # a part behind a * is looked for at each letter
+        if left < 0:
+            raise BadOption(f"the names are too long for the pattern {text!r}: begin it with more than a *.")
+        return match(name)
+
+    return fits
+
+
 def _chosen(engine: Engine, arguments: dict[str, Any]) -> Iterable[JobRecord]:
-    states = arguments.get("state")
-    if isinstance(states, str):
-        states = [part.strip() for part in states.split(",") if part.strip()]
+    wanted = arguments.get("state") or ()
+    states = {str(part).strip() for part in (wanted.split(",") if isinstance(wanted, str) else wanted)} - {""}
     name, since, changed = arguments.get("name"), arguments.get("since"), arguments.get("changed")
+    fits = _pattern(str(name)) if name else None
     for record in engine.machine.records.values():
         life = record.life
         if states and life.state.value not in states:
             continue
         if changed and life.changed < changed:
             continue
-        if name and not fnmatch.fnmatchcase(record.spec.name, name) and not fnmatch.fnmatchcase(record.id, name):
+        if fits is not None and not fits(record.spec.name) and not fits(record.id):
             continue
         if since and life.created < since:
             continue
@@ -171,9 +188,7 @@ def can_never_run(engine: Engine, record: JobRecord) -> bool:
     if life.state.value == "cancelled":
         entry = engine.journal.entry(record.spec.uid, life.final_seq)
         return entry is not None and isinstance(entry.event, Cancelled) and entry.event.kind == "never"
-    held = life.state.value == "held" and bool(record.spec.when)
-    condition = condition_of(record.spec, engine.machine.service_key) if held else None
-    return condition is not None and evaluate(condition, engine.machine.known) <= Value.NEVER
+    return life.state.value == "held" and life.kind == "never"
 
 
 def jobs(engine: Engine, arguments: dict[str, Any]) -> Any:
