@@ -20,12 +20,13 @@ import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trun.errors import BadOption, NotAuthorised, ServiceUnavailable, TrunError
+from trun.errors import BadOption, NotAuthorised, ServiceUnavailable, TrunError, UsageError
 from trun.messages import Answer, AnyAnswer, Ask
 from trun.service import Service
 from trun.silence import BEAT_S, PATIENCE_S
 
 if TYPE_CHECKING:
+    from trun.adapters.keys import KeyPair
     from trun.adapters.known import Known
 
 #: Seconds that a service may take to greet us.
@@ -255,16 +256,32 @@ def _say(text: str) -> None:
         print(f"trun: {text}", file=sys.stderr, flush=True)
 
 
-def knock(known: Known, *, name: str, reason: str) -> None:
+def knock(known: Known, mine: KeyPair, *, name: str, reason: str) -> None:
     """Ask the operator of a service that does not know our key to let us in.
 
     Raises
     ------
+    UsageError
+        It is reached through a socket or ssh, where nobody asks for keys.
+    ServiceKeyChanged
+        It is not the service that was written down.
     ServiceUnavailable
         Nobody answers.
     """
-    from trun.adapters.keys import user_keys
+    from trun.adapters.keys import fingerprint
+    from trun.adapters.probe import probe
     from trun.adapters.wire import Curve, Link
+
+    address, key = known.address, known.key
+    if address.startswith(("ipc:", "ssh:")):
+        raise UsageError(f"service {known.name} is reached at {address}, where nobody needs a key.")
+    if address.startswith("https:"):
+        from trun.published import read
+
+        found = read(address)
+        address, key = found.address, key or found.key
+    if probe(address, key) == "other":
+        raise _another_key(known.name, address, fingerprint(key))
 
     answered = threading.Event()
 
@@ -272,13 +289,12 @@ def knock(known: Known, *, name: str, reason: str) -> None:
         if any(isinstance(answer, Answer) and answer.token == "knock" for answer in answers):
             answered.set()
 
-    mine = user_keys()
-    link = Link(known.address, security=Curve(mine.secret, mine.public, server=known.key))
+    link = Link(address, security=Curve(mine.secret, mine.public, server=key))
     link.on_messages(heard)
     try:
         link.send([Ask(token="knock", verb="request-access", arguments={"name": name, "reason": reason})])
         if not answered.wait(GREET_S):
-            raise ServiceUnavailable(f"service {known.name} at {known.address} does not answer.")
+            raise ServiceUnavailable(f"service {known.name} at {address} does not answer.")
     finally:
         link.close()
 

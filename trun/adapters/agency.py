@@ -14,6 +14,7 @@ import os
 import socket
 import stat
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import msgspec
 import trun.errors as errors
 from trun.adapters.folders import check_socket_path, private_folder, runtime_folder
 from trun.adapters.keys import KeyPair, user_key_file, user_keys
-from trun.adapters.passphrases import is_locked
+from trun.adapters.passphrases import is_locked, open_seed
 from trun.errors import NotAuthorised, ProtocolError, ServiceUnavailable, StateError
 
 #: Bytes of a line, either way, and seconds that an answer may take.
@@ -247,12 +248,36 @@ def keys_for(where: Where) -> KeyPair:
         return user_keys()
     try:
         if agent is None:
-            raise NotAuthorised(f"the key {user_key_file()} needs its passphrase; `trun agent start` asks for it.")
+            raise _needs_passphrase(user_key_file())
         return KeyPair(bytes.fromhex(agent.ask(Session(where))["seed"]))
     except errors.TrunError:
         if is_locked(user_key_file()):
             raise
         return user_keys()  # a service that knows no sessions
+
+
+def public_key() -> str:
+    """Return the public half of this user's key, which is made where there is none; no passphrase is needed."""
+    path = user_key_file()
+    if not is_locked(path):
+        return user_keys().public
+    agent = running()
+    held = str(agent.ask(List()).get("key") or "") if agent is not None else ""
+    with contextlib.suppress(OSError, IndexError):
+        held = held or path.with_name("id.pub").read_text().split()[1]
+    if not held:
+        raise _needs_passphrase(path)
+    return held
+
+
+def own_keys(typed: Callable[[str], str]) -> KeyPair:
+    """Return this user's own keys, with the passphrase that ``typed(prompt)`` gives where the file needs one."""
+    path = user_key_file()
+    return KeyPair(open_seed(path, typed(f"Passphrase of {path}: "))) if is_locked(path) else user_keys()
+
+
+def _needs_passphrase(path: Path) -> NotAuthorised:
+    return NotAuthorised(f"the key {path} needs its passphrase; `trun agent start` asks for it.")
 
 
 def running() -> Agent | None:

@@ -100,6 +100,8 @@ class File:
 
 def known_file(path: str, size: int, digest: str, url: str) -> File:
     """Return the file of which all is known; it is not looked at, and need not lie on this machine."""
+    if not (isinstance(size, int) and all(isinstance(text, str) for text in (path, digest, url))):
+        raise ProtocolError("that is no file: a path, bytes, a digest and an address belong to one.")
     found = File.__new__(File)
     found.path, found.size, found.digest, found.url = Path(path), size, digest, url
     return found

@@ -1,7 +1,8 @@
 """Reading a pickle of somebody who is not trusted: plain data and arrays, and nothing that could run code.
 
-Numbers, texts, bytes, lists, tuples, sets, maps, dates, decimals, fractions, paths, numpy arrays and scalars. Anything
-else raises ``UntrustedResult``, which names the type and the switch. Who may come in: ``pickles``.
+Numbers, texts, bytes, lists, tuples, sets, maps, dates, decimals, fractions, paths, files that jobs have published or
+fetched, numpy arrays and scalars. Anything else raises ``UntrustedResult``, which names the type and the switch.
+Who may come in: ``pickles``.
 Rule: a name is let in only if calling it with any arguments is harmless; nothing is let in by a pattern.
 """
 
@@ -27,6 +28,7 @@ _ALLOWED: dict[str, frozenset[str]] = {
     "numpy.core.multiarray": frozenset({"_reconstruct", "scalar"}),
     "numpy._core.multiarray": frozenset({"_reconstruct", "scalar"}),
     "numpy.core.numeric": frozenset({"_frombuffer"}),
+    "trun.adapters.fetching": frozenset({"known_file"}),
     "numpy._core.numeric": frozenset({"_frombuffer"}),
 }
 

@@ -10,7 +10,6 @@ Who may come in: the command line. Rule: what a request means is the agent's bus
 from __future__ import annotations
 
 import argparse
-import getpass
 import json
 import os
 import select
@@ -25,7 +24,7 @@ import trun.errors as errors
 from trun.adapters import agency, keys, passphrases
 from trun.adapters.agency import Agent, Forget, List, Lock
 from trun.adapters.system import need_linux
-from trun.cli.arguments import Parser, print_json
+from trun.cli.arguments import Parser, print_json, typed
 from trun.cli.text import line
 from trun.errors import ServiceUnavailable, UsageError
 
@@ -75,7 +74,7 @@ def _start(options: argparse.Namespace) -> int:
         found, word = _running(), "started"
     if found.ask(List())["locked"]:
         path = keys.user_key_file()
-        text = _passphrase(f"Passphrase of {path}: ") if passphrases.is_locked(path) else ""
+        text = typed(f"Passphrase of {path}: ") if passphrases.is_locked(path) else ""
         found.ask(Lock(locked=False, passphrase=text))
         word += ", unlocked"
     print(f"agent {word}: process {found.pid}, key {found.ask(List())['key']}")
@@ -157,10 +156,10 @@ def _lock(options: argparse.Namespace) -> int:
         path = keys.user_key_file()
         if not path.exists():
             keys.user_keys()
-        old = _passphrase("Present passphrase: ") if passphrases.is_locked(path) else ""
+        old = typed("Present passphrase: ") if passphrases.is_locked(path) else ""
         passphrases.open_seed(path, old)
-        new = _passphrase("New passphrase (empty: none): ")
-        if new != _passphrase("The same again: "):
+        new = typed("New passphrase (empty: none): ")
+        if new != typed("The same again: "):
             raise UsageError("the two passphrases differ; nothing was changed.")
         passphrases.set_passphrase(path, old, new)
         print(f"{path} {'needs its passphrase from now on' if new else 'needs no passphrase any more'}")
@@ -177,15 +176,6 @@ def _forget(options: argparse.Namespace) -> int:
     count = _running().ask(Forget(options.service))["forgotten"]
     print(f"{count} {'thing' if count == 1 else 'things'} of {line(options.service)} forgotten")
     return 0
-
-
-def _passphrase(prompt: str) -> str:
-    if sys.stdin.isatty():
-        return getpass.getpass(prompt)
-    found = sys.stdin.readline()
-    if not found:
-        raise UsageError("a passphrase is needed: from a terminal, or as a line of standard input.")
-    return found.rstrip("\n")
 
 
 __all__ = ["agent"]

@@ -8,7 +8,9 @@ Does not know services. Who may come in: the verbs. Rule: a fault is a ``UsageEr
 from __future__ import annotations
 
 import argparse
+import getpass
 import re
+import sys
 from typing import Any, NoReturn
 
 import msgspec
@@ -92,3 +94,13 @@ def print_json(data: Any) -> None:
     """Print one JSON document; whatever a terminal would obey is escaped in it."""
     text = msgspec.json.format(msgspec.json.encode(data, enc_hook=str), indent=2).decode()
     print(CONTROLS.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text))
+
+
+def typed(prompt: str) -> str:
+    """Return a passphrase: from the terminal without echo, or as a line of standard input where that is no terminal."""
+    if sys.stdin.isatty():
+        return getpass.getpass(prompt)
+    found = sys.stdin.readline()
+    if not found:
+        raise UsageError("a passphrase is needed: from a terminal, or as a line of standard input.")
+    return found.rstrip("\n")

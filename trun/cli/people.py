@@ -6,16 +6,18 @@ need no running service, but the right to write that file. Who may come in: the 
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from trun.adapters.known import Known, find, known_services
 from trun.adapters.people import People, Person
 from trun.cli import table
-from trun.cli.arguments import Parser, print_json
-from trun.cli.text import Paint
+from trun.cli.arguments import Parser, print_json, typed
+from trun.cli.text import Paint, line
 from trun.errors import ServiceUnavailable, TrunError, UnknownName, UsageError, nearest
 
 
@@ -78,14 +80,21 @@ def _list(words: Sequence[str]) -> int:
         return 0
     rows = [[one.name, one.key, ",".join(sorted(one.roles)) or "-", _ends(one)] for one in people.all()]
     heads = [table.Column(head=head) for head in ("NAME", "KEY", "ROLES", "ENDS")]
-    for line in table.render(heads, rows, paint=Paint(sys.stdout)):
-        print(line)
+    for row in table.render(heads, rows, paint=Paint(sys.stdout)):
+        print(row)
     for item in pending:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(float(item.get("time", 0))))
-        print(f"asked {when}: {item.get('name', '')} {item['key']} {item.get('reason', '')}")
+        reason = f": {line(str(item['reason']))}" if item.get("reason") else ""
+        print(f"asked {when} by {line(str(item.get('name') or 'somebody'))}{reason}")
+        print(f"  {_letting_in(str(item.get('name') or 'NAME'), str(item['key']), options.service)}")
     for number, text in people.bad:
         print(f"line {number} of {people.path} cannot be read and gives nobody anything: {text}")
     return 0
+
+
+def _letting_in(name: str, key: str, service: str) -> str:
+    """Return the command that lets somebody in, for a shell: keys are full of characters that mean something there."""
+    return f"trun user add {shlex.quote(line(name))} '{key}' --roles read,submit --service {service}"
 
 
 def _ends(one: Person) -> str:
@@ -99,17 +108,18 @@ def keygen(words: Sequence[str]) -> int:
     parser.add_argument("--rotate", action="store_true", help="change to a new key, on all services that you know")
     parser.add_argument("--force", action="store_true", help="with --rotate, also where a service cannot be reached")
     options = parser.parse_args(list(words))
-    from trun.adapters.keys import user_key_file, user_keys
+    from trun.adapters.agency import public_key
+    from trun.adapters.keys import fingerprint, user_key_file
 
     is_new = options.rotate or not user_key_file().exists()
     told = _rotate(options.force, is_loud=not options.json) if options.rotate and user_key_file().exists() else {}
-    keys = user_keys()
-    facts = {"key": keys.public, "fingerprint": keys.fingerprint, "file": str(user_key_file()), "new": is_new}
+    mine = public_key()
+    facts: dict[str, Any] = {"key": mine, "fingerprint": fingerprint(mine), "file": str(user_key_file()), "new": is_new}
     if options.json:
         print_json({**facts, "services": told} if options.rotate else facts)
     else:
-        print(f"{keys.public}")
-        print(f"  fingerprint {keys.fingerprint}; the secret half is in {user_key_file()}, never hand it out")
+        print(mine)
+        print(f"  fingerprint {facts['fingerprint']}; the secret half is in {user_key_file()}, never hand it out")
     return 0
 
 
@@ -170,9 +180,12 @@ def request_access(words: Sequence[str]) -> int:
     parser.add_argument("service", metavar="SERVICE")
     parser.add_argument("reason", metavar="REASON", nargs="?", default="")
     options = parser.parse_args(list(words))
-    from trun.adapters.keys import user_keys, user_name
+    from trun.adapters.agency import own_keys
+    from trun.adapters.keys import user_name
     from trun.remotes import knock
 
-    knock(find(options.service), name=user_name(), reason=options.reason)
-    print(f"asked; the operator lets you in with: trun user add {user_name()} '{user_keys().public}' --roles ...")
+    known = find(options.service)
+    mine, name = own_keys(typed), user_name()
+    knock(known, mine, name=name, reason=options.reason)
+    print(f"asked; the operator lets you in with: {_letting_in(name, mine.public, known.name)}")
     return 0

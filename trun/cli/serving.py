@@ -27,7 +27,7 @@ from trun.adapters.sockets import check_tcp, pipe_above_stdio, socket_path
 from trun.adapters.system import need_linux
 from trun.cli import table
 from trun.cli.arguments import Parser, print_json, whole
-from trun.cli.text import Paint
+from trun.cli.text import Paint, count, line
 from trun.errors import BadOption, ServiceUnavailable, StateHeld, TrunError, UnknownName, UsageError, nearest
 from trun.remotes import connect, remote_service
 
@@ -88,6 +88,12 @@ def _start(words: Sequence[str]) -> int:
             since=holder.since,
         )
     own, listen = _addresses(options)
+    before = next((known.address for known in known_services() if known.folder == str(folder)), "")
+    if before.startswith("tcp://") and not listen:
+        print(
+            f"trun: {options.name} listened at {before} before; without --listen it answers to you alone.",
+            file=sys.stderr,
+        )
     limits = _limits(options.resources)
     exported = ["--export", str(_export_folder(options.export))] if options.export else []
     _let_owner_in(folder)
@@ -350,7 +356,7 @@ def _status(words: Sequence[str]) -> int:
         if options.json:
             print_json({"name": name, "state": "unreachable", "address": known.address, "reason": str(error)})
         else:
-            print(f"{name} does not answer at {known.address}: {error}")
+            print(line(str(error)))
         return 4
     try:
         welcome = made.wait_ready()
@@ -375,7 +381,7 @@ def _status(words: Sequence[str]) -> int:
         print_json(facts)
         return 0
     print(f"{name} ready at {facts['address']} key {facts['key']}")
-    print(f"  fingerprint {facts['fingerprint']}, process {facts['pid']}, {facts['workers']} workers")
+    print(f"  fingerprint {facts['fingerprint']}, process {facts['pid']}, {count(facts['workers'], 'worker')}")
     counts = ", ".join(f"{number} {state}" for state, number in facts.get("counts", {}).items() if number)
     print(f"  jobs: {counts or 'none'}; state in {facts['folder']}")
     strange = ", ".join(f"{facts[key]} {text}" for key, text in _STRANGE.items() if facts.get(key))
@@ -418,14 +424,15 @@ def _list(words: Sequence[str]) -> int:
         return 0
     if not found:
         print("no service is known; `trun service start --name NAME` starts one, `trun service add` adds one")
-    heads = [table.Column(head=head) for head in ("NAME", "STATE", "ADDRESS", "FINGERPRINT")]
-    for line in table.render(heads, [_row(item) for item in found], paint=Paint(sys.stdout)):
-        print(line)
+    heads = [table.Column(head=head) for head in ("NAME", "STATE", "ADDRESS", "FINGERPRINT", "RESULTS")]
+    for row in table.render(heads, [_row(item) for item in found], paint=Paint(sys.stdout)):
+        print(row)
     return 0
 
 
 def _row(item: dict[str, Any]) -> list[str]:
-    return [item["name"], item["state"], item["address"], item["fingerprint"]]
+    is_loaded = item["trusted"] and not item["folder"]
+    return [item["name"], item["state"], item["address"], item["fingerprint"], "trusted" if is_loaded else ""]
 
 
 # -- known services ---------------------------------------------------------------------------------------------------
@@ -455,12 +462,11 @@ def _add(words: Sequence[str]) -> int:
         name=options.name, address=options.address, key=options.expect or "", trusted=options.trust_results
     )
     remember(known)
-    from trun.adapters.keys import user_keys
+    from trun.adapters.agency import public_key
 
-    mine = user_keys().public
     shown = f" (fingerprint {known.fingerprint})" if known.key else ""
     print(f"{options.name} is known at {options.address}{shown}")
-    print(f"your key, for its operator: {mine}")
+    print(f"your key, for its operator: {public_key()}")
     return 0
 
 
@@ -468,6 +474,9 @@ def _forget(words: Sequence[str]) -> int:
     parser = Parser("service forget", "Remove a service from the known ones.")
     parser.add_argument("name", metavar="NAME")
     options = parser.parse_args(list(words))
-    find(options.name)
+    known = find(options.name)
+    if known.folder and folders.holder(Path(known.folder)) is not None:
+        raise UsageError(f"{options.name} runs here, and can be forgotten when it has ended: `trun service stop`.")
     forget(options.name)
+    print(f"{options.name} is forgotten" + (f"; what it has kept stays in {known.folder}" if known.folder else ""))
     return 0
