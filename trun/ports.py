@@ -120,6 +120,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     wanted: tuple[str, ...] = ()
     #: Where a job of kind ``install`` puts what it unpacks.
     target: str = ""
+    #: Folder with the packages of the job's user, to whose quota counts what is installed first.
+    home: str = ""
 
 
 class Room(msgspec.Struct, frozen=True):
@@ -264,6 +266,18 @@ class Watched(Protocol):
 
     def mute(self, who: str, reason: str, longest_s: float) -> None:
         """Listen no more to a user for a while, twice as long as the last time."""
+        ...
+
+    def spend(self, peer: bytes, seconds: float) -> None:
+        """So long it took to carry out what a peer asked: whoever took less has its turn before."""
+        ...
+
+    def may_wait(self, peer: bytes) -> bool:
+        """Whether what was received of a peer can be put back: not of the owner, nor of one that has gone."""
+        ...
+
+    def put_back(self, peer: bytes, requests: Sequence[AnyRequest]) -> None:
+        """Keep requests that were received for the next turn of their sender, before what it said later."""
         ...
 
 

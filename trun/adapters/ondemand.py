@@ -3,7 +3,8 @@
 The operator names a folder of wheels (``[install] wheels``, ``TRUN_INSTALL__WHEELS`` in the daemon's environment) or
 a package index (``[install] index``, ``TRUN_INSTALL__INDEX``); without either nothing is installed. What is wanted
 together gets a folder of its own, under the digest of what is wanted, and never changes afterwards. Only wheels are
-taken, so nothing is built; pip runs in the worker of the job, not in the daemon.
+taken, so nothing is built; pip runs in the worker of the job, not in the daemon. What a job is the first to want counts
+towards the quota of its user (``[install] quota``).
 
 Rule: what is wanted comes from clients and is checked before it becomes a word of a command.
 """
@@ -22,7 +23,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trun.adapters.packages import sweep
+from trun.adapters.packages import charge, quota_of, room_for, size_of, sweep, too_much
 from trun.errors import BadOption, PackageRefused
 from trun.messages import Need
 
@@ -30,6 +31,8 @@ WHEELS, INDEX = "TRUN_INSTALL__WHEELS", "TRUN_INSTALL__INDEX"
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 _WANTED = re.compile(r"(?:(?:===|==|!=|<=|>=|~=|<|>)[A-Za-z0-9][A-Za-z0-9.!+_*-]{0,60}(?:,(?!$)|$)){0,8}")
 _LINES = 15
+#: Seconds between two looks at what pip has written.
+LOOK_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,25 +70,38 @@ def environment_name(wanted: Iterable[str]) -> str:
     return hashlib.sha256("\n".join((python, *wanted)).encode()).hexdigest()
 
 
-def provide(folder: Path, wanted: tuple[str, ...], *, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+def provide(
+    folder: Path, wanted: tuple[str, ...], *, home: Path, environment: Mapping[str, str] = os.environ
+) -> dict[str, str]:
     """See to it that what is wanted is installed in the folder; return which versions are there.
+
+    ``home`` is the folder with the packages of the user whose job wants it.
 
     Raises
     ------
     PackageRefused
-        The operator's source does not have it; the end of what pip said is in the message.
+        The operator's source does not have it (the end of what pip said is in the message), or the user has too much.
     """
     if not folder.is_dir():
         allowed = source(environment)
         if allowed is None:
             raise PackageRefused(f"{', '.join(wanted)} is not on this service, which installs nothing on demand.")
+        what, quota = ", ".join(wanted), quota_of(environment)
+        room = room_for(what, home, quota)
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         sweep(folder.parent)
         fresh = folder.parent / f".{secrets.token_hex(8)}.new"
+        (fresh / "tmp").mkdir(mode=0o700, parents=True)
         try:
-            _pip(fresh, wanted, allowed, environment)
-            os.rename(fresh, folder)
+            # pip has a wheel and its content for a while, before it has the content alone.
+            is_within = _pip(fresh, wanted, allowed, environment, most=2 * room)
+            size = size_of(fresh / "site")
+            if not is_within or size > room:
+                raise too_much(what, quota - room, quota)
+            charge(home, folder.name, size)
+            os.rename(fresh / "site", folder)
         except OSError:
+            charge(home, folder.name, None)
             if not folder.is_dir():  # else somebody else was faster with the same
                 raise
         finally:
@@ -101,7 +117,8 @@ def versions_in(folder: Path) -> dict[str, str]:
     return {one.name: one.version for one in metadata.distributions(path=[str(folder)]) if one.name}
 
 
-def _pip(fresh: Path, wanted: tuple[str, ...], allowed: Source, environment: Mapping[str, str]) -> None:
+def _pip(fresh: Path, wanted: tuple[str, ...], allowed: Source, environment: Mapping[str, str], *, most: int) -> bool:
+    """Install into ``fresh/site``; False where ``fresh`` would have got larger than ``most`` bytes."""
     command = [
         sys.executable,
         "-I",
@@ -110,19 +127,30 @@ def _pip(fresh: Path, wanted: tuple[str, ...], allowed: Source, environment: Map
         "--isolated",
         "install",
         "--target",
-        str(fresh),
+        str(fresh / "site"),
         "--only-binary",
         ":all:",
     ]
     command += ["--no-cache-dir", "--disable-pip-version-check", "--no-input", "--quiet", *allowed.options()]
-    done = subprocess.run(
+    with subprocess.Popen(
         [*command, "--", *wanted],
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-        env={**environment, "PIP_CONFIG_FILE": os.devnull},
-    )
-    if done.returncode or not fresh.is_dir():
-        said = "\n".join((done.stderr + done.stdout).strip().splitlines()[-_LINES:])
+        env={**environment, "PIP_CONFIG_FILE": os.devnull, "TMPDIR": str(fresh / "tmp")},
+    ) as pip:
+        try:
+            while True:
+                try:
+                    out, err = pip.communicate(timeout=LOOK_S)
+                    break
+                except subprocess.TimeoutExpired:
+                    if size_of(fresh) > most:
+                        return False
+        finally:
+            pip.kill()
+    if pip.returncode or not (fresh / "site").is_dir():
+        said = "\n".join((err + out).strip().splitlines()[-_LINES:])
         raise PackageRefused(f"{', '.join(wanted)} cannot be installed on this service:\n{said}")
+    return True

@@ -12,6 +12,7 @@ came out, never those that the archive claims.
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import io
 import os
@@ -99,7 +100,8 @@ def unpack(wheel: bytes | memoryview, target: Path, *, quota: int = UNPACKED_BYT
         found = contents(archive, members)
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         sweep(target.parent)
-        room = _room(target.parent, quota, members, found)
+        size = sum(member.file_size for member in members.values())
+        room = room_for(f"{found.distribution} {found.version}", target.parent, quota, size)
         fresh = target.parent / f".{secrets.token_hex(8)}.new"
         fresh.mkdir(mode=0o700)
         try:
@@ -114,6 +116,53 @@ def unpack(wheel: bytes | memoryview, target: Path, *, quota: int = UNPACKED_BYT
             shutil.rmtree(fresh, ignore_errors=True)
         _sync(target.parent)
     return found
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of all files in a folder, whatever comes and goes meanwhile."""
+    total = 0
+    for above, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(above, name)).st_size
+    return total
+
+
+def charge(home: Path, name: str, size: int | None) -> None:
+    """Write down that an environment was installed for the jobs of a user; None: that it was not."""
+    note = home / f"{name}.charge"
+    if size is None:
+        note.unlink(missing_ok=True)
+        return
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    note.write_text(str(size))
+
+
+def used_bytes(home: Path) -> int:
+    """Return how many bytes the packages of a user have: uploads, and what was installed on demand for their jobs."""
+    total = size_of(home)
+    for note in home.glob("*.charge"):
+        with contextlib.suppress(OSError, ValueError):
+            if (home.parent.parent / "environments" / note.stem).is_dir():
+                total += int(note.read_text())
+    return total
+
+
+def room_for(what: str, home: Path, quota: int, size: int = 1) -> int:
+    """Return how many bytes may still come for a user; refuse what says itself that it is more."""
+    used = used_bytes(home)
+    if used + size > quota:
+        raise too_much(what, used, quota)
+    return quota - used
+
+
+def too_much(what: str, used: int, quota: int) -> PackageRefused:
+    """Return the error for a package that does not fit beside what its user has."""
+    return PackageRefused(
+        f"{what} does not fit: your packages on this service have {used >> 20} MiB of {quota >> 20} "
+        "([install] quota). Versions that no job needs any more are removed after a while; ask the operator for more, "
+        "or leave data out of the package."
+    )
 
 
 def sweep(folder: Path) -> None:
@@ -329,18 +378,6 @@ def _all(tree: ast.Module) -> set[str] | None:
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
-
-
-def _room(folder: Path, quota: int, members: dict[str, zipfile.ZipInfo], found: Contents) -> int:
-    """Return how many bytes may still come into a user's folder; refuse what says itself that it is more."""
-    used = sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
-    if used + sum(member.file_size for member in members.values()) > quota:
-        raise PackageRefused(
-            f"{found.distribution} {found.version} does not fit: your packages on this service have {used >> 20} MiB "
-            f"of {quota >> 20} ([install] quota). Versions that no job needs any more are removed after a while; ask "
-            "the operator for more, or leave data out of the package."
-        )
-    return quota - used
 
 
 def _write_all(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], folder: Path, most: int) -> None:

@@ -88,6 +88,10 @@ class Packages:
             return ""
         return str(self._users / _digest(spec.owner) / spec.package.digest)
 
+    def home(self, spec: JobSpec) -> str:
+        """Return the folder with the packages of the user of a job, or of the job that has submitted it."""
+        return str(self._users / _digest(self._root_owner(spec)))
+
     def paths(self, record: JobRecord) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the folders that stand first in the module path of a job, the newest first.
 

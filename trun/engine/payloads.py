@@ -111,6 +111,7 @@ class Payloads:
             paths=paths,
             wanted=wanted,
             target=self.packages.target(spec) if spec.package is not None else "",
+            home=self.packages.home(spec) if wanted else "",
         )
 
 

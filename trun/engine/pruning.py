@@ -77,6 +77,8 @@ def remove(folders: Iterable[str]) -> threading.Thread:
             folder.rename(away)
             os.utime(away)
             renamed.append(away)
+            for charge in folder.parent.parent.glob(f"users/*/{folder.name}.charge"):
+                charge.unlink(missing_ok=True)
         folder.with_suffix(".json").unlink(missing_ok=True)
     thread = threading.Thread(target=_remove, args=(renamed,), name="trun-prune", daemon=True)
     thread.start()

@@ -182,6 +182,7 @@ class Hand:
                 paths=order.paths,
                 wanted=order.wanted,
                 target=order.target,
+                home=order.home,
             )
         )
         if len(data) > INLINE_BYTES:

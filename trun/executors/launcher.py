@@ -144,7 +144,8 @@ class Launcher:
 
         assert self.job is not None
         settings = of_service(Path(self.job.export_folder).parent)
-        self.job.say("installed", provide(Path(envelope.paths[-1]), envelope.wanted, environment=settings))
+        found = provide(Path(envelope.paths[-1]), envelope.wanted, home=Path(envelope.home), environment=settings)
+        self.job.say("installed", found)
 
     def _failure(self, error: BaseException, envelope: Envelope, began: float) -> Failed:
         kind = "raised"

@@ -73,6 +73,8 @@ class Envelope(Frame, frozen=True):
     wanted: tuple[str, ...] = ()
     #: Where a job that installs puts what it unpacks.
     target: str = ""
+    #: Folder with the packages of its user.
+    home: str = ""
 
 
 class Ticket(Frame, frozen=True):
