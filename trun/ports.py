@@ -268,6 +268,18 @@ class Watched(Protocol):
         """Listen no more to a user for a while, twice as long as the last time."""
         ...
 
+    def spend(self, peer: bytes, seconds: float) -> None:
+        """So long it took to carry out what a peer asked: whoever took less has its turn before."""
+        ...
+
+    def may_wait(self, peer: bytes) -> bool:
+        """Whether what was received of a peer can be put back: not of the owner, nor of one that has gone."""
+        ...
+
+    def put_back(self, peer: bytes, requests: Sequence[AnyRequest]) -> None:
+        """Keep requests that were received for the next turn of their sender, before what it said later."""
+        ...
+
 
 class Grant(Protocol):
     """What a checked token allows (see ``adapters.tokens``)."""

@@ -3,7 +3,8 @@
 A transport that cannot hold a sender back is emptied at once, into this backlog, so that what each sender has waiting
 is known and bounded. Whoever has too much waiting is muted: what waits is dropped, and what comes is dropped unread,
 for a time that doubles with each repetition. The audit log gets one line when somebody is muted and one, with the
-number of messages, when not any more. The senders take turns, so that nobody waits behind the heap of another.
+number of messages, when not any more. The senders take turns, so that nobody waits behind the heap of another, and
+those who have made less work lately have theirs first.
 
 Knows no transport: frames are anything. Who may come in: ``adapters.wire``. Rule: a message of a muted sender costs
 a look into a set, and no memory.
@@ -23,6 +24,8 @@ _audit = logging.getLogger("trun.audit")
 BYTES, MESSAGES, ALL_BYTES = 256 * 1024 * 1024, 50_000, 1024 * 1024 * 1024
 #: Seconds for which somebody is muted the first time, and at most; and of calm after which it is the first time again.
 FIRST_S, LONGEST_S, CALM_S = 1.0, 300.0, 60.0
+#: Seconds of work of one sender that make a difference for its turns, and after which half of them are forgotten.
+WORK_S, FORGET_S = 0.25, 10.0
 #: Senders whose past is remembered.
 SENDERS = 10_000
 
@@ -60,6 +63,9 @@ class Backlog:
         self._past: OrderedDict[str, _Mute] = OrderedDict()
         #: Messages that were dropped because their sender was muted.
         self.dropped = 0
+        #: {sender: seconds of work that it has made lately}, and when that was halved last.
+        self._work: dict[str, float] = {}
+        self._halved = clock()
 
     def __len__(self) -> int:
         return sum(len(sender.items) for sender in self._senders.values())
@@ -114,17 +120,31 @@ class Backlog:
 
     def take(self) -> tuple[bytes, str, Any, int] | None:
         """Return the next message as (peer, who, item, its size); None when nothing waits."""
-        for who, sender in self._senders.items():
-            peer, item, size = sender.items.popleft()
-            sender.bytes -= size
-            self._bytes -= size
-            self._less(peer)
-            if sender.items:
-                self._senders.move_to_end(who)
-            else:
-                del self._senders[who]
-            return peer, who, item, size
-        return None
+        if not self._senders:
+            return None
+        who = next(iter(self._senders)) if len(self._senders) == 1 else min(self._senders, key=self._worked)
+        sender = self._senders[who]
+        peer, item, size = sender.items.popleft()
+        sender.bytes -= size
+        self._bytes -= size
+        self._less(peer)
+        if sender.items:
+            self._senders.move_to_end(who)
+        else:
+            del self._senders[who]
+        return peer, who, item, size
+
+    def _worked(self, who: str) -> int:
+        return int(self._work.get(who, 0.0) / WORK_S)
+
+    def spend(self, who: str, seconds: float) -> None:
+        """Note how long it took to carry out what a sender asked."""
+        passed = self._clock() - self._halved
+        if passed > FORGET_S or len(self._work) > SENDERS:
+            self._halved += passed
+            rest = 0.5 ** (passed / FORGET_S)
+            self._work = {one: work * rest for one, work in self._work.items() if work * rest >= WORK_S / 10}
+        self._work[who] = self._work.get(who, 0.0) + seconds
 
     def _less(self, peer: bytes) -> None:
         if self._by_peer[peer] > 1:

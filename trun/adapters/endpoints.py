@@ -57,6 +57,18 @@ class Endpoints:
         for each in self._all:
             each.mute(who, reason, longest_s)  # type: ignore[attr-defined]
 
+    def spend(self, peer: bytes, seconds: float) -> None:
+        """So long it took to carry out what a peer asked."""
+        self._all[peer[0]].spend(peer[1:], seconds)  # type: ignore[attr-defined]
+
+    def may_wait(self, peer: bytes) -> bool:
+        """Whether what was received of a peer can be put back."""
+        return bool(self._all[peer[0]].may_wait(peer[1:]))  # type: ignore[attr-defined]
+
+    def put_back(self, peer: bytes, requests: Sequence[AnyRequest]) -> None:
+        """Keep requests that were received for the next turn of their sender."""
+        self._all[peer[0]].put_back(peer[1:], requests)  # type: ignore[attr-defined]
+
     def gone(self) -> list[bytes]:
         """Return, once, the peers whose connections have ended."""
         return [bytes((number,)) + peer for number, each in enumerate(self._all) for peer in each.gone()]

@@ -73,6 +73,10 @@ class Peers:
         """Whether the peer was entered as this."""
         return self._users.get(peer) == who
 
+    def is_leaving(self, peer: bytes) -> bool:
+        """Whether the peer is forgotten as soon as what it said last was carried out."""
+        return peer in self._late
+
     def gone(self, waits: Callable[[bytes], bool]) -> list[bytes]:
         """Return, once, the peers whose connections have ended and of whom nothing waits to be read."""
         self.have_ended = False

@@ -108,6 +108,21 @@ class Reception:
         if who and self._backlog is not None:
             self._backlog.mute(who, reason, longest_s)
 
+    def spend(self, peer: bytes, seconds: float) -> None:
+        """So long it took to carry out what a peer asked: whoever took less has its turn before."""
+        if self._backlog is not None and (who := self.who(peer)):
+            self._backlog.spend(who, seconds)
+
+    def may_wait(self, peer: bytes) -> bool:
+        """Whether what was received of a peer can be put back: not of the owner, nor of one that has gone."""
+        return self._backlog is not None and not self._peers.is_leaving(peer)
+
+    def put_back(self, peer: bytes, requests: Sequence[AnyRequest]) -> None:
+        """Keep requests that were received for the next turn of their sender, before what it said later."""
+        backlog, who = self._backlog, self.who(peer)
+        if backlog is not None and backlog.hears(who):
+            backlog.put_back(who, peer, list(requests), 0)
+
     @property
     def is_open(self) -> bool:
         """Whether somebody from elsewhere is connected, so that ``gone`` must be asked now and then."""

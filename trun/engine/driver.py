@@ -28,6 +28,8 @@ Batches = list[tuple[bytes, Sequence[AnyRequest]]]
 
 #: Seconds after which, and requests after which, a step takes no more in: all of it waits for the commit.
 STEP_S, STEP_REQUESTS = 0.1, 500
+#: Most times what a request took that its commit, and what follows it, is counted for.
+MOST_SHARE = 4.0
 #: Longest wait, in seconds; everything urgent has a descriptor or a deadline.
 IDLE_S = 5.0
 #: Seconds between looks for space while the disk is full.
@@ -64,6 +66,8 @@ class Driver:
         self._stop_read, self._stop_write = os.pipe()
         self._leaves_jobs = "attach" in engine.executor.capabilities
         self._looked = 0.0
+        #: {peer: seconds that what it asked has taken} in the present step.
+        self._work: dict[bytes, float] = {}
         engine.on_session = self._watch_session
         if owner_pid:
             self._watch_process(owner_pid, self._owner_died)
@@ -118,7 +122,7 @@ class Driver:
             if start or stop:
                 self.watchers.change(start, stop)
             if inputs is not None or self._due():
-                engine.step(inputs or ())
+                self._step(inputs or ())
             elif not gone:
                 self._wait()
             for peer in gone:  # after what they said last
@@ -126,6 +130,17 @@ class Driver:
             if self._absence is not None:
                 self._absence.look()
         engine.speak()
+
+    def _step(self, inputs: Iterable[tuple[bytes, AnyRequest | AnyReport]]) -> None:
+        """Let the engine take a step, and note whose work it was: its commit too."""
+        began = time.monotonic()
+        self.engine.step(inputs)
+        work, self._work = self._work, {}
+        wire, took = self.engine.gate.wire if self.engine.gate is not None else None, sum(work.values())
+        if wire is not None and took > 0:
+            share = min((time.monotonic() - began) / took, MOST_SHARE)
+            for peer, seconds in work.items():
+                wire.spend(peer, seconds * share)
 
     def _is_over(self) -> bool:
         if self._signalled or self.engine.stopping:
@@ -148,12 +163,23 @@ class Driver:
     def _requests(self, batches: Batches) -> Iterator[tuple[bytes, AnyRequest]]:
         """Give requests, and more of those that wait, until the step has enough or has lasted long enough."""
         endpoint, end, room = self.engine.endpoint, time.monotonic() + STEP_S, STEP_REQUESTS
+        wire = self.engine.gate.wire if self.engine.gate is not None else None
         while batches and endpoint is not None:
-            count = 0
+            count, late = 0, Batches()
             for peer, requests in batches:
-                count += len(requests)
-                for request in requests:
+                began = time.monotonic()
+                if wire is not None and began > end and wire.may_wait(peer):
+                    late.append((peer, requests))
+                    continue
+                for place, request in enumerate(requests, 1):
                     yield peer, request
+                    if wire is not None and time.monotonic() > end and place < len(requests) and wire.may_wait(peer):
+                        late.append((peer, requests[place:]))
+                        break
+                self._work[peer] = self._work.get(peer, 0.0) + time.monotonic() - began
+                count += len(requests)
+            for peer, requests in reversed(late):  # one alone may have been as much work as a thousand
+                wire.put_back(peer, requests)  # type: ignore[union-attr]
             room -= count
             if count < SLICE or room <= 0 or time.monotonic() > end:
                 break

@@ -115,3 +115,25 @@ def test_the_past_of_many_senders_is_forgotten(clock: Clock, monkeypatch: pytest
         clock.now += 1.0
         made.look()
     assert len(made._past) == 3
+
+
+def test_who_has_made_less_work_lately_has_its_turn_first(clock: Clock) -> None:
+    made = Backlog(clock)
+    for _ in range(10):
+        put(made, "eve", "e1", "e2")
+        put(made, "mallory", "m1", "m2")
+        put(made, "ann", "a1", "a2")
+        assert taken(made)[:2] == (["a1", "a2"] if made._work else ["e1", "m1"])
+        made.spend("eve", 3.0)
+        made.spend("mallory", 2.0)
+        made.spend("ann", 0.001)
+
+
+def test_work_of_long_ago_is_forgotten(clock: Clock) -> None:
+    made = Backlog(clock)
+    made.spend("eve", 3.0)
+    clock.now += 10 * backlog.FORGET_S
+    made.spend("ann", 0.001)
+    put(made, "eve", "e1", "e2")
+    put(made, "ann", "a1", "a2")
+    assert taken(made) == ["e1", "a1", "e2", "a2"]

@@ -124,3 +124,35 @@ def test_nothing_is_lost_and_each_sender_is_heard_in_order(sent: list[tuple[str,
         for peer, requests in batches:
             found.setdefault(peer[1:].decode(), []).extend(one.token for one in requests if isinstance(one, Ask))
     assert found == expected
+
+
+def test_what_is_put_back_comes_before_what_was_said_later() -> None:
+    made = Open()
+    made.put("eve", *(ask(n) for n in range(5)))
+    made.put("eve", *(ask(n) for n in range(5, 8)))
+    (first, one), (second, two) = made.receive()
+    assert made.may_wait(first)
+    made.put_back(second, two)
+    made.put_back(first, one[2:])
+    said = [request.token for _, requests in made.receive() for request in requests]  # type: ignore[union-attr]
+    assert said == ["2", "3", "4", "5", "6", "7"]
+
+
+def test_who_took_long_waits_for_who_did_not() -> None:
+    made = Open()
+    made.put("eve", *(ask(n) for n in range(2 * FOREIGN_AT_ONCE)))
+    ((peer, _),) = made.receive()
+    made.spend(peer, 10.0)
+    for n in range(FOREIGN_AT_ONCE):
+        made.put("ann", ask(n))
+    made._emptied = 0.0  # as if time had passed
+    assert [who for who, _ in heard(made.receive())] == ["ann"] * FOREIGN_AT_ONCE
+
+
+def test_the_last_words_of_who_has_gone_are_not_put_back() -> None:
+    made = Open()
+    made.put("eve", *(ask(n) for n in range(3)))
+    ((peer, _),) = made.receive()
+    made.end("eve")
+    assert made.leave() == [peer]
+    assert not made.may_wait(peer)

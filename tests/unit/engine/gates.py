@@ -7,7 +7,7 @@ below, a user one of the keys. It decides nothing about what is right; the tests
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from trun.core.machine import Machine
@@ -91,6 +91,15 @@ class FakeWire:
 
     def mute(self, who: str, reason: str, longest_s: float) -> None:
         self.muted.append(who)
+
+    def spend(self, peer: bytes, seconds: float) -> None:
+        """Nobody asks."""
+
+    def may_wait(self, peer: bytes) -> bool:
+        return False
+
+    def put_back(self, peer: bytes, requests: Sequence[AnyRequest]) -> None:
+        raise AssertionError(peer)
 
 
 class House:
