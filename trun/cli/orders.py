@@ -8,6 +8,7 @@ Who may come in: the command. Rule: what a request means is the machine's busine
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import uuid
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from functools import partial
 from typing import Any
 
 from trun.cli.arguments import Parser, span
-from trun.cli.places import Found, LiveSource, Search, chosen_places
+from trun.cli.places import Found, LiveSource, Search, chosen_places, open_source, place_of
 from trun.cli.text import Paint, line, plain
 from trun.core.record import JobState
 from trun.errors import ServiceUnavailable, UsageError
@@ -119,11 +120,24 @@ def _carry_out(found: Sequence[Found], order: Order) -> int:
 
 
 def _became(found: Found, order: Order, paint: Paint) -> str:
-    now = found.source.ask("which", job=found.uid)["jobs"][0]["state"]
+    now = _state(found)
     text = f"{line(found.id)} is {paint.state(now)}"
     if found.job["state"] not in order.states:
         return f"{text}: {order.refusal}"
     return f"{text}, being stopped" if now == "running" and order.states == OPEN else text
+
+
+def _state(found: Found) -> str:
+    """Return the state of a job now; a script's service may have ended with what was ordered, and left its record."""
+    try:
+        answer = found.source.ask("which", job=found.uid)
+    except ServiceUnavailable:
+        place = place_of(found.source.place.folder)
+        if place is None or place.live:
+            raise
+        with contextlib.closing(open_source(place)) as record:
+            answer = record.ask("which", job=found.uid)
+    return str(answer["jobs"][0]["state"])
 
 
 def live_source(found: Found) -> LiveSource:
