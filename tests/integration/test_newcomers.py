@@ -147,3 +147,63 @@ def test_files_are_plain_data_also_where_results_are_not_trusted(
         assert (found.size, found.url.rpartition("/")[2]) == (5, "found.txt")
         fetched = trun.fetch_url(job, service=fans).result(PATIENCE_S)
         assert fetched == found
+
+
+# -- looking at services elsewhere ------------------------------------------------------------------------------------
+
+
+def fail() -> None:
+    """Fail."""
+    raise ValueError("no beam")
+
+
+def test_hints_about_a_job_elsewhere_work_as_they_stand(
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    site = start("fans")
+    with as_person(monkeypatch, tmp_path / "guest") as key:
+        known_to_me(site)
+    let_in(site, key)
+    with as_person(monkeypatch, tmp_path / "guest"), monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TRUN_RUNTIME_DIR", str(tmp_path))
+        job = trun.remote_service("fans").submit(fail)
+        assert "no beam" in str(job.exception(PATIENCE_S))
+
+        assert f"trun logs fans/{job.id}" in command("why", job.id, "--service", "fans").stdout
+        command("logs", f"fans/{job.id}")
+        assert f"fans · live, {site.address}\n" in command("ps", "--service", "fans").stdout
+        assert "--service fans" in command("ps").stdout
+        assert "--service fans" in command("services").stdout
+        assert "--service fans" in command("why", job.id, code=2).stderr
+
+
+def test_who_may_submit_alone_sees_and_steers_their_own_jobs(
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    site = start("fans")
+    with as_person(monkeypatch, tmp_path / "guest") as key:
+        known_to_me(site)
+    let_in(site, key, "submit")
+    with as_person(monkeypatch, tmp_path / "guest"), monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TRUN_RUNTIME_DIR", str(tmp_path))
+        job = trun.remote_service("fans").submit(fail, when=trun.after("1d"))
+        assert job.id in command("why", f"fans/{job.id}").stdout
+        assert "held" in command("hold", job.id, "--service", "fans").stdout
+        assert "cancelled" in command("cancel", job.id, "--service", "fans").stdout
+        assert "that you may see" in command("why", "fans/fail#99", code=2).stderr
+
+
+def test_a_service_of_mine_that_was_killed_is_still_shown_and_started_again_by_name(start: Start) -> None:
+    site = start("fans")
+    job = trun.remote_service("fans").submit(fail, when=trun.after("1d"))
+    job_id = job.id
+    site.stop()
+
+    shown = command("ps").stdout
+    assert job_id in shown
+    assert "trun service start --name fans" in shown
+    assert "trun service start --name fans" in command("why", job_id).stdout
+    assert "trun service start --name fans" in command("resume", "fans", code=2).stderr
+    command("resume", code=2)
+    site.start()
+    assert f"{job_id} " in command("ps").stdout

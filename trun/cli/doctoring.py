@@ -179,7 +179,7 @@ def check_runs() -> list[Finding]:
     if left:
         names = ", ".join(place.run for place in left[:3])
         what = f"{len(left)} services were killed before they could say goodbye: {names}"
-        found.append(Finding(what, f"trun resume {left[0].run} carries on what it left, if anything.", remark=True))
+        found.append(Finding(what, f"{left[0].again} carries on what it left, if anything.", remark=True))
     return found
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trun.cli.arguments import Parser, print_json, span, whole
-from trun.cli.places import Place, Search, Source, all_places, chosen_places
+from trun.cli.places import Place, Search, Source, all_places, chosen_places, elsewhere
 from trun.cli.table import Cell, Column, render
 from trun.cli.text import LOOKS, Paint, ago, clock, count, cut, duration, line, look
 from trun.core.record import JobState
@@ -69,7 +69,7 @@ def ps(words: Sequence[str]) -> int:
         return 0 if heard or not runs else UNREACHABLE
     paint = Paint(sys.stdout)
     if not runs:
-        print("no service answers and no run is on record")
+        print(f"no service answers and no run is on record{elsewhere()}")
     for number, run in enumerate(runs):
         if number:
             print()
@@ -159,10 +159,11 @@ def place_facts(place: Place) -> dict[str, Any]:
         "service": place.name,
         "live": place.live,
         "address": place.address,
-        "pid": place.pid,
-        "owner": place.owner,
-        "since": place.since,
-        "folder": str(place.folder),
+        "pid": None if place.is_far else place.pid,
+        "owner": None if place.is_far else place.owner,
+        "since": None if place.is_far else place.since,
+        "folder": None if place.is_far else str(place.folder),
+        "again": place.again,
     }
 
 
@@ -179,7 +180,8 @@ def heading(run: dict[str, Any], paint: Paint) -> list[str]:
     """Return the lines above the jobs of a run: which it is, and how many jobs are in which state."""
     name = run["run"] if run["service"] in ("local", run["run"]) else f"{run['run']} ({line(run['service'])})"
     if run["live"]:
-        whose = f"script {run['owner']}" if run["owner"] else f"process {run['pid']}"
+        process = f"process {run['pid']}" if run["pid"] else str(run["address"])
+        whose = f"script {run['owner']}" if run["owner"] else process
         state = f"{'silent' if run.get('silent') else 'live'}, {whose}"
     else:
         state = f"ended {ago(time.time() - run['since'])}"
@@ -188,7 +190,7 @@ def heading(run: dict[str, Any], paint: Paint) -> list[str]:
     lines.append(fit(" · ".join(counts) or "no jobs", paint))
     unfinished = sum(number for state, number in run["counts"].items() if not JobState(state).is_final)
     if unfinished and not run["live"]:
-        lines.append(fit(f"{count(unfinished, 'job')} left unfinished: trun resume {run['run']}", paint))
+        lines.append(fit(f"{count(unfinished, 'job')} left unfinished: {run['again']}", paint))
     return lines
 
 
@@ -305,5 +307,5 @@ def services(words: Sequence[str]) -> int:
         counts = ", ".join(f"{number} {state}" for state, number in facts["counts"].items()) or "none"
         since = ago(max(0.0, time.time() - facts["since"]))
         rows.append([facts["service"], facts["run"], counts, since, str(facts["pid"]), facts["address"]])
-    print("\n".join(render(SERVICE_COLUMNS, rows, paint=paint)) if rows else "no service answers now")
+    print("\n".join(render(SERVICE_COLUMNS, rows, paint=paint)) if rows else f"no service answers now{elsewhere()}")
     return 0

@@ -144,7 +144,7 @@ def live_source(found: Found) -> LiveSource:
     """Return the living service that has the job; a run that has ended takes no orders."""
     source = found.source
     if not isinstance(source, LiveSource):
-        again = "" if found.job["final"] else f" `trun resume {source.place.run}` carries it on."
+        again = "" if found.job["final"] else f" `{source.place.again}` carries it on."
         raise ServiceUnavailable(
             f"{found.id} belongs to run {source.place.run}, which has ended and takes no orders.{again}"
         )

@@ -14,12 +14,12 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from trun.adapters import folders
-from trun.errors import ServiceUnavailable, StateDamaged, StateError, TrunError, UnknownName, nearest
+from trun.errors import NotAuthorised, ServiceUnavailable, StateDamaged, StateError, TrunError, UnknownName, nearest
 from trun.service import Service
 
 #: Seconds that a living service may take to greet, and to answer a question.
@@ -49,6 +49,20 @@ class Place:
     since: float = 0.0
     #: Whether it is a service of somebody else, or on another machine: known by name and address only.
     is_far: bool = False
+    #: Whether it is a daemon's (``trun service start``), not that of a script.
+    is_service: bool = False
+
+    @property
+    def prefix(self) -> str:
+        """What a job's id needs in front of it in further commands."""
+        return f"{self.run}/" if self.is_far else ""
+
+    @property
+    def again(self) -> str:
+        """The command that carries on what was left unfinished, where one of ours does."""
+        if self.is_far:
+            return ""
+        return f"trun service start --name {self.name}" if self.is_service else f"trun resume {self.run}"
 
     @property
     def live(self) -> bool:
@@ -98,7 +112,13 @@ class LiveSource:
 
     def ask(self, verb: str, /, **arguments: Any) -> Any:
         """Return the service's answer."""
-        return self.service.ask(verb, wait=ANSWER_S, **arguments)
+        try:
+            return self.service.ask(verb, wait=ANSWER_S, **arguments)
+        except NotAuthorised:
+            if verb != "which":
+                raise
+        # Who may see jobs of their own alone cannot look for names, but can ask for one of them.
+        return {"jobs": [self.service.ask("job", wait=ANSWER_S, **arguments)], "near": []}
 
     def close(self) -> None:
         """Leave the service alone: it goes on."""
@@ -143,9 +163,26 @@ def open_source(place: Place) -> Source:
 def all_places() -> list[Place]:
     """Return the places of this user: those that live, then the records, the newest first in both."""
     found = [place for place in map(place_of, folders.run_folders()) if place is not None]
+    found += _services_here()
     known = {place.address for place in found}
     found += [place for place in _other_services(known)]
     return sorted(found, key=lambda place: (not place.live, -place.since))
+
+
+def _services_here() -> list[Place]:
+    """Return the places of the services that this user has started on this machine, whether they live or not."""
+    from trun.adapters.known import known_services
+
+    found = ((known, place_of(Path(known.folder))) for known in known_services() if known.folder)
+    return [replace(place, run=known.name, name=known.name, is_service=True) for known, place in found if place]
+
+
+def elsewhere() -> str:
+    """Return the names of services that this user has written down and that are asked by name alone, as a remark."""
+    from trun.adapters.known import known_services
+
+    names = [known.name for known in known_services() if not known.folder]
+    return f"; elsewhere there are {', '.join(names[:5])} (--service {names[0]})" if names else ""
 
 
 def place_of(folder: Path) -> Place | None:
@@ -249,8 +286,7 @@ def _known_place(name: str) -> Place | None:
     known = next((service for service in known_services() if service.name == name), None)
     if known is None:
         return None
-    here = place_of(Path(known.folder)) if known.folder else None
-    return here or Place(folder=Path("/", name), run=name, name=name, address=known.address, is_far=True)
+    return Place(folder=Path("/", name), run=name, name=name, address=known.address, is_far=True)
 
 
 #: How a name may mean a place, the strictest first.
@@ -388,8 +424,9 @@ def _several(word: str, found: Sequence[Found]) -> str:
 
 def _nowhere(word: str, live: Sequence[Place], ended: Sequence[Place]) -> str:
     if not live and not ended:
-        return f"there is no job {word!r}: no service answers and no run is on record."
-    return f"there is no job {word!r} in {_number(live, 'live service')} and {_number(ended, 'ended run')}."
+        return f"there is no job {word!r}: no service answers and no run is on record{elsewhere()}."
+    far = "" if any(place.is_far for place in live) else elsewhere()
+    return f"there is no job {word!r} in {_number(live, 'live service')} and {_number(ended, 'ended run')}{far}."
 
 
 def _number(places: Sequence[Place], noun: str) -> str:

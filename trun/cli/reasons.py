@@ -67,7 +67,7 @@ def _lines(answer: dict[str, Any], cause: dict[str, Any] | None, found: Found, p
     state = paint(f"{icon} {job['state']}", colour)
     lines = [f"{paint(line(job['id']), 'bold')}  {state}  {duration(spent)}{where}"]
     if cause is not None:
-        lines += _cause_lines(cause, job, paint)
+        lines += _cause_lines(cause, job, paint, place.prefix)
     told = _told(cause, job)
     text = [each for each in plain(answer["text"]).rstrip().splitlines() if not (told and each.startswith(told))]
     lines += [paint.marks(each) for long in text for each in folded(long, paint.columns)]
@@ -76,7 +76,7 @@ def _lines(answer: dict[str, Any], cause: dict[str, Any] | None, found: Found, p
     if packages := took(job):
         lines += folded(f"with {line(packages)}", paint.columns)
     if not place.live and not job["final"]:
-        lines.append(f"nobody runs it now: trun resume {place.run}")
+        lines.append(f"nobody runs it now: {place.again}")
     return lines
 
 
@@ -87,7 +87,7 @@ def _told(cause: dict[str, Any] | None, job: dict[str, Any]) -> tuple[str, ...]:
     return ("failed: ",) if cause["uid"] == job["uid"] else ("root cause: ",)
 
 
-def _cause_lines(cause: dict[str, Any], job: dict[str, Any], paint: Paint) -> list[str]:
+def _cause_lines(cause: dict[str, Any], job: dict[str, Any], paint: Paint, prefix: str) -> list[str]:
     icon, colour = look(cause["state"])
     who = line(cause["id"])
     lines = [] if cause["uid"] == job["uid"] else [f"because of {paint(f'{icon} {who}', colour)} {cause['state']}"]
@@ -96,7 +96,7 @@ def _cause_lines(cause: dict[str, Any], job: dict[str, Any], paint: Paint) -> li
     lines += [fit(f"  | {text}", paint) for text in cause["tail"]]
     if cause["state"] in ("failed", "aborted"):
         downstream = "" if cause["uid"] == job["uid"] else " --downstream"
-        lines.append(f"  all it printed: trun logs {who} · again: trun retry {who}{downstream}")
+        lines.append(f"  all it printed: trun logs {prefix}{who} · again: trun retry {prefix}{who}{downstream}")
     return lines
 
 

@@ -66,6 +66,8 @@ def _place(word: str | None) -> Place:
         found = places[0]
     else:
         found = _newest_unfinished()
+    if found.is_service and not found.live:
+        raise UsageError(f"{found.run} is a service, no run of a script: `{found.again}` carries on what it has left.")
     if found.live:
         holder = folders.holder(found.folder) or folders.Holder()
         raise folders.held_by(found.folder, holder)
@@ -74,7 +76,7 @@ def _place(word: str | None) -> Place:
 
 def _newest_unfinished() -> Place:
     for place in all_places():
-        if not place.live and _unfinished(place):
+        if not place.live and not place.is_service and _unfinished(place):
             return place
     raise UnknownName("no ended run has left anything unfinished.")
 
