@@ -114,9 +114,10 @@ def remote_error(info: ErrorInfo) -> Exception:
     name = info.type.rpartition(".")[2]
     kind = getattr(errors, name, None)
     if isinstance(kind, type) and issubclass(kind, errors.TrunError):
-        if issubclass(kind, errors.UnknownName):
-            return kind(info.message)
-        return kind(info.message)
+        found = kind(info.message)
+        if isinstance(found, errors.UnknownName):
+            found.suggestions = info.suggestions
+        return found
     return RemoteError(f"{info.type}: {info.message}")
 
 

@@ -61,6 +61,8 @@ class ErrorInfo(msgspec.Struct, frozen=True, array_like=True):
     signal: int | None = None
     #: The last lines that the attempt printed.
     tail: str = ""
+    #: Names that were near, of an ``UnknownName``.
+    suggestions: tuple[str, ...] = ()
 
 
 # -- events: what happened to a job -----------------------------------------------------------------------------------

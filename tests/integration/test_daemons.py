@@ -223,6 +223,22 @@ def test_an_unknown_resource_is_named_with_the_nearest_and_who_gives_it(start: S
     assert service.submit(double, 1, resources={"gpu": 2}).result(PATIENCE_S) == 2
 
 
+def test_names_that_a_service_does_not_have_come_with_the_nearest(start: Start) -> None:
+    start("fans")
+    service = trun.remote_service("fans")
+    job = service.submit(double, 1, name="refine")
+    assert job.result(PATIENCE_S) == 2
+    for ask, near in (
+        (lambda: service.job("refyne#1"), (job.id,)),
+        (lambda: service.function("math.hypott")(3, 4).result(PATIENCE_S), ("hypot",)),
+        (lambda: service.submit(double, 1, resources={"gpu": 1}), ()),
+    ):
+        with pytest.raises(trun.UnknownName) as caught:
+            ask()
+        assert caught.value.suggestions == near
+        assert all(f"Did you mean '{name}'" in str(caught.value) for name in near)
+
+
 def test_the_command_speaks_to_services_elsewhere(
     start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import trun.errors
-from trun.errors import JobFailed, RemoteTraceback, TrunError
+from trun.errors import JobFailed, RemoteTraceback, TrunError, UnknownName
 from trun.messages import ErrorInfo
 
 _TEXT_CHARS = 200_000
@@ -33,6 +33,7 @@ def describe(error: BaseException, *, pickled: bytes = b"", tail: str = "", skip
         pickled=pickled,
         exitcode=exitcode,
         tail=tail,
+        suggestions=error.suggestions if isinstance(error, UnknownName) else (),
     )
 
 
@@ -77,6 +78,8 @@ def stand_in(info: ErrorInfo) -> BaseException:
     facts: dict[str, Any] = {"exitcode": info.exitcode, "signal": info.signal, "original_type": info.type}
     own = getattr(trun.errors, name, None) if module == "trun.errors" else None
     if isinstance(own, type) and issubclass(own, TrunError):
+        if issubclass(own, UnknownName):
+            facts["suggestions"] = info.suggestions
         return own(info.message, **facts)
     made = type(name or "JobFailed", (JobFailed,), {"__module__": module or "builtins", "__doc__": JobFailed.__doc__})
     error: BaseException = made(info.message, **facts)

@@ -197,9 +197,10 @@ class Door:
         label = leaf.label or leaf.subject
         records = list(self._book.records.values())
         names = {record.spec.name for record in records[-1000:]} | {other.name for other in uids.values()}
-        hint = nearest(label, names - {label})
         return UnknownName(
-            f"{spec.name} waits for the job {label!r}, which this service does not know; submit that one first.{hint}"
+            f"{spec.name} waits for the job {label!r}, which this service does not know; submit that one first.",
+            name=label,
+            known=names - {label},
         )
 
     # -- circles

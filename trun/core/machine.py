@@ -33,7 +33,7 @@ from trun.core.record import Effect, JobRecord, JobState, Life, RefuseJobs, Turn
 from trun.core.restart import resume
 from trun.core.waits import Waits
 from trun.core.wants import held_amounts
-from trun.errors import TrunError, UsageError
+from trun.errors import TrunError, UnknownName, UsageError
 from trun.messages import (
     Aborted,
     Adopted,
@@ -188,7 +188,9 @@ class Machine:
         try:
             fresh = self._door.check(message)
         except (TrunError, ValueError) as error:
-            facts = ErrorInfo(type=f"{type(error).__module__}.{type(error).__qualname__}", message=str(error))
+            near = error.suggestions if isinstance(error, UnknownName) else ()
+            kind = f"{type(error).__module__}.{type(error).__qualname__}"
+            facts = ErrorInfo(type=kind, message=str(error), suggestions=near)
             uids = tuple(dict.fromkeys(spec.uid for spec in message.specs if spec.uid not in book.records))
             session = message.specs[0].session if message.specs else ""
             book.out.append(RefuseJobs(session, uids or tuple(spec.uid for spec in message.specs), facts))

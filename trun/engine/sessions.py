@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 
 from trun.core.record import JobRecord, JobState
-from trun.errors import BadOption, TrunError, VersionMismatch
+from trun.errors import BadOption, TrunError, UnknownName, VersionMismatch
 from trun.messages import SPOKEN, AnyAnswer, ErrorInfo, Hello, Welcome
 
 _log = logging.getLogger(__name__)
@@ -77,7 +77,8 @@ def skew(message: Hello, welcome: Welcome) -> ErrorInfo | None:
 def describe(error: BaseException) -> ErrorInfo:
     """Return an exception as plain data, without its traceback."""
     text = str(error).encode(errors="replace").decode()  # names of files need not be text
-    return ErrorInfo(type=f"{type(error).__module__}.{type(error).__qualname__}", message=text)
+    near = error.suggestions if isinstance(error, UnknownName) else ()
+    return ErrorInfo(type=f"{type(error).__module__}.{type(error).__qualname__}", message=text, suggestions=near)
 
 
 def fault(verb: str, error: Exception) -> ErrorInfo:

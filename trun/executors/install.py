@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from trun.errors import PackageRefused, UnknownName, UsageError, nearest
+from trun.errors import PackageRefused, UnknownName, UsageError
 from trun.executors.context import current_job
 
 
@@ -82,8 +82,8 @@ def find(name: str) -> Any:
         found: Any = sys.modules[module]
         for part in parts[length:]:
             if not hasattr(found, part):
-                hint = nearest(part, [one for one in dir(found) if not one.startswith("_")])
-                raise UnknownName(f"{module} on this service has no {part!r}.{hint}")
+                known = [one for one in dir(found) if not one.startswith("_")]
+                raise UnknownName(f"{module} on this service has no {part!r}.", name=part, known=known)
             found = getattr(found, part)
         found = getattr(found, "fn", found) if type(found).__name__ == "JobFunction" else found
         if not callable(found):

@@ -83,6 +83,7 @@ def test_an_unknown_job_refuses_the_whole_batch_and_names_the_nearest() -> None:
     assert error.type == "trun.errors.UnknownName"
     assert "y waits for the job 'modle'" in error.message
     assert "Did you mean 'model'?" in error.message
+    assert error.suggestions == ("model",)
     assert service.refused[-1].uids == ("x", "y")
     assert service.refused[-1].session == "me"
     assert "x" not in service.machine.records

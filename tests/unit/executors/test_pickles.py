@@ -393,9 +393,12 @@ def test_our_own_errors_come_back_with_their_facts() -> None:
 
 
 def test_trun_errors_that_a_payload_raises_come_back() -> None:
-    error = pickles.load_error(caught(errors.UnknownName("unknown name 'x'", name="x", known=["y"])))
+    info = caught(errors.UnknownName("there is no 'fitt'.", name="fitt", known=["fit"]))
 
-    assert type(error).__name__ == "UnknownName"
+    for trusted in (True, False):
+        error = pickles.load_error(info, trusted=trusted)
+        assert isinstance(error, errors.UnknownName)
+        assert (str(error), error.suggestions) == ("there is no 'fitt'. Did you mean 'fit'?", ("fit",))
 
 
 def test_bytes_that_are_no_pickle_cannot_break_the_reader() -> None:
