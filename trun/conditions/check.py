@@ -40,11 +40,22 @@ _LATCHING = frozenset({"queued", "started"}) | MESSAGE_KINDS
 _State = dict[int, int]
 
 
-def never_reason(condition: Condition) -> str:
+class Purse:
+    """How many nodes may still be evaluated for the conditions that came together."""
+
+    def __init__(self) -> None:
+        self.left = BUDGET
+
+
+def never_reason(condition: Condition, purse: Purse | None = None) -> str:
     """Say why the condition can never hold, whatever happens; an empty text if it can, or nobody can tell cheaply."""
     if isinstance(condition, Leaf) or _is_plain(condition):
         return ""
-    return _Search(condition).reason()
+    purse = purse or Purse()
+    search = _Search(condition, purse.left)
+    found = search.reason()
+    purse.left = search.left
+    return found
 
 
 def _is_plain(condition: Condition) -> bool:
@@ -65,12 +76,12 @@ def _is_plain(condition: Condition) -> bool:
 class _Search:
     """The tree as flat lists, and the variables that occur in it more than once."""
 
-    def __init__(self, condition: Condition) -> None:
+    def __init__(self, condition: Condition, left: int) -> None:
         self.condition = condition
         self.nodes = list(postorder(condition))
         self.index = {id(node): place for place, node in enumerate(self.nodes)}
         self.children = [[self.index[id(child)] for child in node.of] for node in self.nodes]
-        self.left = BUDGET
+        self.left = left
         uses: Counter[int] = Counter(place for children in self.children for place in children)
         leaves: dict[str, list[int]] = {}
         times: Counter[str] = Counter()
@@ -101,7 +112,7 @@ class _Search:
         for name, options in states.items():
             if self.left <= 0:
                 return ""
-            if not any(self.masks(state)[-1] & _READY for state in options) and self.left > 0:
+            if not any(self.left <= 0 or self.masks(state)[-1] & _READY for state in options):
                 return self.exclusion([name])
         if len(states) > 1 and self.refuted(states):
             return self.exclusion(list(states))

@@ -59,12 +59,14 @@ class Door:
         self._resolver = resolver
         self._service_key = service_key
         self._last: tuple[bytes, str, Gate] | None = None
+        self._purse = check.Purse()
 
     def check(self, message: Submit) -> list[tuple[JobSpec, Gate | None]]:
         """Return the new jobs with their conditions; raise ``UsageError`` where something cannot be accepted."""
         if len(message.specs) == 1 and not message.groups and self._is_plain(message.specs[0]):
             _check_options(message.specs[0])
             return [(message.specs[0], None)]
+        self._purse = check.Purse()
         fresh: list[tuple[JobSpec, Gate | None]] = []
         uids: dict[str, JobSpec] = {}
         named: dict[str, JobSpec] = {}  # by uid, and by key after a colon, which no uid has
@@ -163,7 +165,7 @@ class Door:
         condition = condition_of(spec, self._service_key)
         assert condition is not None
         if spec.on_never == "cancel":
-            reason = check.never_reason(condition)
+            reason = check.never_reason(condition, self._purse)
             if reason:
                 raise NeverCondition(f"the condition of {spec.name} can never hold: {reason}")
         if len(spec.when) <= SHOWN_BYTES:

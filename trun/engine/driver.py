@@ -168,7 +168,7 @@ class Driver:
             count, late = 0, Batches()
             for peer, requests in batches:
                 began = time.monotonic()
-                if wire is not None and began > end and wire.may_wait(peer):
+                if wire is not None and count and began > end and wire.may_wait(peer):
                     late.append((peer, requests))
                     continue
                 for place, request in enumerate(requests, 1):

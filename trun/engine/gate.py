@@ -229,6 +229,7 @@ class Gate:
         if message.key not in peer.atoms:
             if not intake.may_set(self._machine, peer.user, message.key):
                 raise Refusal(NotAuthorised("this atom is not yours to set."))
+            self._quotas.take_ahead(peer.user, intake.is_early(self._machine, message.key), time.monotonic())
             peer.atoms[message.key] = None
             if len(peer.atoms) > ATOMS:
                 peer.atoms.popitem(last=False)

@@ -112,3 +112,8 @@ def may_set(machine: Machine, user: str, key: str) -> bool:
     records = machine.records
     name = key.partition(":")[2]
     return not any(records[uid].spec.owner != user for uid in machine.book.mentioning(name))
+
+
+def is_early(machine: Machine, key: str) -> bool:
+    """Whether no unfinished job waits for an atom that lives in clients."""
+    return not machine.book.mentioning(key.partition(":")[2])

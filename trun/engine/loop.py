@@ -448,7 +448,7 @@ class Engine:
             uids = tuple(record.spec.uid for record in self.machine.book.unfinished(session.name))
             self._quiet(peer, Cancel(uids=uids, reason="the script was interrupted"), now)
             session.cancelled = True
-        session.drains.append(message.token)
+        session.drain(message.token)
         self._draining = True
 
     def _end_drains(self) -> None:

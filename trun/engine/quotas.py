@@ -30,8 +30,9 @@ STREAMS = 300_000
 USERS = 10_000
 #: What verbs cost at least, and for each job that they show or count: lists of all jobs five times what they take,
 #: since nobody else is answered meanwhile; but never more than ``HEAVIEST``, so that whoever waits can ask.
-HEAVY = {"ps": 20.0, "jobs": 20.0, "which": 9.0, "graph": 50.0, "summary": 9.0, "changes": 5.0, "request-access": 100.0}
-HEAVY_JOB = {"ps": 1.25, "jobs": 1.0, "graph": 0.75, "summary": 0.01, "changes": 0.02}
+HEAVY = {"ps": 20.0, "jobs": 20.0, "which": 9.0, "graph": 50.0, "summary": 9.0, "changes": 5.0}
+HEAVY |= {"downstream": 5.0, "request-access": 100.0}
+HEAVY_JOB = {"ps": 1.25, "jobs": 1.0, "graph": 0.75, "summary": 0.01, "changes": 0.02, "downstream": 0.02}
 HEAVIEST = REQUESTS / 4
 
 
@@ -75,8 +76,8 @@ class Quotas:
         found = self._filled(user, now)
         if entries > found.ahead:
             raise NotAuthorised(
-                f"too much news of other services that no job of yours waits for: {AHEAD:,.0f} entries at once and "
-                f"{AHEAD_S:,.0f} in a second are kept. Submit the job first."
+                f"too much news that no job of yours waits for, of other services or atoms: {AHEAD:,.0f} entries at "
+                f"once and {AHEAD_S:,.0f} in a second are kept. Submit the job first."
             )
         found.ahead -= entries
 
@@ -129,7 +130,8 @@ def price(message: AnyRequest, jobs: int = 0) -> tuple[float, int]:
     kind = type(message)
     if kind is Submit:
         calls = (spec.call for spec in message.specs)  # type: ignore[union-attr]
-        return 1.0, sum(len(call.arguments.data or b"") for call in calls if call is not None)
+        size = sum(len(call.arguments.data or b"") for call in calls if call is not None)
+        return 1.0 + 5 * len(message.groups), size  # type: ignore[union-attr]
     if kind is Define:
         return 1.0, len(message.data)  # type: ignore[union-attr]
     if kind is Ask:

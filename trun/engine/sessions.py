@@ -16,6 +16,8 @@ from trun.messages import SPOKEN, AnyAnswer, ErrorInfo, Hello, Welcome
 
 _log = logging.getLogger(__name__)
 
+#: Questions after the end of its jobs that one session has open, and letters of their tokens.
+DRAINS, LONGEST_TOKEN = 100, 200
 #: States of a job that will end, whatever anybody does.
 _MOVING = frozenset({JobState.NEW, JobState.QUEUED, JobState.RUNNING, JobState.LOST})
 
@@ -35,6 +37,10 @@ class Session:
         self.closing = False
         #: Whether its jobs were cancelled all together: then it waits for nobody else's.
         self.cancelled = False
+
+    def drain(self, token: str) -> None:
+        """Somebody wants to know when nothing is unfinished: who asks for ever is answered some times."""
+        self.drains = [*self.drains[1 - DRAINS :], token[:LONGEST_TOKEN]]
 
 
 def is_idle(session: Session) -> bool:

@@ -93,6 +93,17 @@ def test_whether_a_large_condition_can_hold_is_not_asked_at_any_price(atoms: lis
     assert quickly(lambda: check.never_reason(wire.loads(data))) == ""
 
 
+def test_conditions_that_come_together_share_what_may_be_asked() -> None:
+    machine = Machine()
+    machine.handle(Submit(specs=jobs("u", 3_000, hold=True)), 1.0)
+    done = [{"atom": "job", "is": "completed", "uid": f"u{n}"} for n in range(3_000)]
+    times = [{"atom": "after", "s": 1e6 + n} for n in range(300)]
+    when = [msgspec.json.encode({"v": 1, "op": "and", "of": done[n:] + times}) for n in range(4)]
+    specs = tuple(JobSpec(uid=f"c{n}", name="c", session="s", when=data) for n, data in enumerate(when))
+    quickly(lambda: machine.handle(Submit(specs=specs), 1.0))
+    assert "c3" in machine.records
+
+
 def test_times_that_exclude_one_another_are_still_found() -> None:
     atoms = [{"atom": "after", "s": 100.0 + n} for n in range(100)]
     data = msgspec.json.encode({"v": 1, "op": "and", "of": [*atoms, {"atom": "deadline", "s": 5.0}]})

@@ -10,8 +10,26 @@ import pytest
 from tests.unit.engine.gates import HERE, ME, OTHER, THERE, House, errors, job
 from trun.core.rights import VERBS
 from trun.engine import quotas
+from trun.engine.sessions import DRAINS, LONGEST_TOKEN
 from trun.errors import NotAuthorised
-from trun.messages import Answer, Ask, Call, Credit, Define, Hello, Listen, Payload, Refuse, Submit, Suspend, Unlisten
+from trun.messages import (
+    Answer,
+    Ask,
+    Call,
+    Credit,
+    Define,
+    Do,
+    Drain,
+    GroupSpec,
+    Hello,
+    Listen,
+    Payload,
+    Refuse,
+    SetAtom,
+    Submit,
+    Suspend,
+    Unlisten,
+)
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS))
@@ -165,3 +183,25 @@ def test_the_streams_of_who_does_not_read_wait_and_go_on_once_it_does(house: Hou
     entries = [entry for answer in house.endpoint.take(HERE) for entry in answer.entries]
     assert [entry.seq for entry in entries] == list(range(1, len(entries) + 1))
     assert {entry.stream for entry in entries} == {"a"}
+
+
+def test_atoms_that_no_job_waits_for_are_counted(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quotas, "AHEAD", 3.0)
+    house.let_in(HERE, ME, "submit")
+    answers = house.say(HERE, *(Do(token=f"t{n}", request=SetAtom(key=f"atom:{n}", value=4)) for n in range(9)))
+    assert [answer.error is None for answer in answers] == [True] * 3 + [False] * 6
+    assert "no job of yours waits for" in errors(answers)
+
+
+def test_who_asks_for_the_end_for_ever_is_remembered_some_times(house: House) -> None:
+    house.let_in(HERE, ME, "submit")
+    house.say(HERE, Hello(session="s"), Submit(specs=(job("a", hold=True),)))
+    house.say(HERE, *(Drain(token="x" * 10_000 + str(n)) for n in range(1_000)))
+    (session,) = [one for one in house.engine.sessions.values() if one.drains]
+    assert len("".join(session.drains)) <= DRAINS * LONGEST_TOKEN
+
+
+def test_groups_cost_what_they_take() -> None:
+    groups = tuple(GroupSpec(f"g{n}", "g") for n in range(1_000))
+    assert quotas.price(Submit(specs=(), groups=groups))[0] > 1_000
+    assert quotas.price(Ask(token="t", verb="downstream"), 10_000)[0] > 100
