@@ -28,7 +28,7 @@ from trun.adapters.link import FRAMES_AT_ONCE, LINGER_S, Connection, encode_fram
 from trun.adapters.reception import MESSAGE_FRAMES, Reception
 from trun.adapters.sockets import free_socket, socket_path
 from trun.adapters.system import user_id
-from trun.errors import BadOption, NotAuthorised, ServiceUnavailable
+from trun.errors import BadOption, MissingExtra, NotAuthorised, ServiceUnavailable
 from trun.messages import AnyAnswer
 
 _log = logging.getLogger(__name__)
@@ -103,6 +103,11 @@ class Curve:
     """
 
     def __init__(self, secret: str, public: str, *, server: str = "") -> None:
+        if not zmq.has("curve"):
+            raise MissingExtra(
+                f"the ZeroMQ of this Python ({zmq.zmq_version()}) cannot encrypt, so it reaches no service over tcp; "
+                "`pip install --force-reinstall --only-binary :all: pyzmq` gets one that can."
+            )
         self._secret, self._public, self._server = secret.encode(), public.encode(), server.encode()
 
     def __repr__(self) -> str:

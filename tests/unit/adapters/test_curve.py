@@ -11,6 +11,7 @@ import zmq
 
 from trun.adapters.keys import KeyPair, from_z85
 from trun.adapters.wire import Curve, RouterEndpoint, _answer_zap
+from trun.errors import MissingExtra
 
 SERVER, CLIENT = (KeyPair(bytes([number]) * 32) for number in (1, 2))
 
@@ -89,6 +90,13 @@ def test_a_listener_on_tcp_is_guarded_before_anybody_can_come() -> None:
         assert socket.getsockopt(zmq.ZAP_DOMAIN).rstrip(b"\0") == b"trun"
         assert socket.getsockopt(zmq.ZAP_ENFORCE_DOMAIN) == 1
         assert 0 < socket.getsockopt(zmq.HANDSHAKE_IVL) <= 5_000
+
+
+def test_a_library_that_cannot_encrypt_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zmq, "has", lambda what: what != "curve")
+
+    with pytest.raises(MissingExtra, match=r"cannot encrypt.*pip install.*pyzmq"):
+        Curve(SERVER.secret, SERVER.public)
 
 
 def test_the_secret_is_not_shown() -> None:
