@@ -120,6 +120,8 @@ class Known:
         self.abroad: dict[str, Abroad] = {}
         #: Atoms over counted resources that conditions mention, by key.
         self.free: dict[str, WorldAtom] = {}
+        #: Keys of those that were registered since somebody looked.
+        self.new_free: list[str] = []
         #: Streams that must be replayed for atoms registered just now.
         self.asked: list[str] = []
         #: {key: (value, session that owns the atom)} of atoms that were told.
@@ -153,6 +155,7 @@ class Known:
             return found
         if isinstance(leaf, WorldAtom) and leaf.what == "free":
             self.free[leaf.key] = leaf
+            self.new_free.append(leaf.key)
         return self._other(leaf)
 
     def is_unsure(self, atom: JobAtom) -> bool:

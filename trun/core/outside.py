@@ -6,12 +6,14 @@ And counted resources as atoms (``free``): the ledger is inside, but conditions 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from trun.conditions.algebra import Leaf
 from trun.conditions.atoms import Atom, Level, WorldAtom
 from trun.conditions.value import CANCELLED, TRUE, Value
 from trun.core.flow import Flow
+from trun.core.ready import ROUNDING
 from trun.messages import AtomMoved, Entry, Message, OwnerLeft, Relay, Replayed, Retried, Said, SetAtom
 
 
@@ -23,6 +25,8 @@ class Outside:
         self._book = flow.book
         self._known = flow.known
         self._free_values: dict[str, Value] = {}
+        #: How much of each resource was free when somebody looked last.
+        self._free: dict[str, float] = {}
         self.handlers: dict[type[Message], Callable[[Any], None]] = {
             SetAtom: self._set_atom,
             AtomMoved: self._atom_moved,
@@ -116,12 +120,31 @@ class Outside:
 
     def look_at_free(self) -> None:
         """Let conditions know which counted resources are free now."""
-        for key, atom in list(self._known.free.items()):
+        atoms = self._known.free
+        for key in self._to_look_at():
+            atom = atoms.get(key)
+            if atom is None:  # nobody waits for it any more
+                continue
             value = self._known.free_value(atom)
             if self._free_values.get(key) is not value:
                 self._free_values[key] = value
                 self._flow.settle(key, value)
         self._flow.spread()
+
+    def _to_look_at(self) -> list[str]:
+        """Return the keys of the atoms over counted resources that may be worth something else than before."""
+        ledger, before, found = self._flow.ledger, self._free, self._known.new_free
+        self._known.new_free = []
+        now = {name: ledger.free(name) for name in ledger.limits}
+        if now != before:
+            self._free = now
+            moved = {name: sorted((before.get(name, -inf), free)) for name, free in now.items()}
+            moved = {name: ends for name, ends in moved.items() if ends[0] != ends[1]}
+            for key, atom in self._known.free.items():
+                ends = moved.get(atom.target)
+                if ends is not None and ends[0] < atom.amount <= ends[1] + 2 * ROUNDING:
+                    found.append(key)
+        return found
 
 
 def _is_free(atom: Leaf) -> bool:

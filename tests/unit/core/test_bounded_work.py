@@ -19,7 +19,8 @@ from trun.conditions.atoms import IsCompleted, IsFinished
 from trun.core.machine import Machine
 from trun.engine import intake
 from trun.errors import KeyConflict, UnknownName, nearest
-from trun.messages import Cancel, GroupSpec, JobSpec, Retry, Submit
+from trun.messages import Cancel, Completed, Ended, GroupSpec, JobSpec, Retry, Submit
+from trun.ports import Room
 
 JOBS = 6_000
 
@@ -115,3 +116,22 @@ def test_a_long_or_monotonous_name_is_not_compared_with_all_others() -> None:
     for name in ("a" * 44 + "b", "a" * 100 + "b", "n" * 5_000_000):
         quickly(lambda name=name: UnknownName("there is none.", name=name, known=known))  # type: ignore[misc]
     assert nearest("fitt", ["fit", "x" * 5_000_000]) == " Did you mean 'fit'?"
+
+
+def test_atoms_over_resources_are_looked_at_when_it_matters() -> None:
+    machine = Machine(resources={"cpu": 4})
+    amounts = [4 - n / JOBS for n in range(JOBS)]
+    when = [
+        msgspec.json.encode({"v": 1, "atom": "world", "is": "free", "target": "cpu", "poll": 1.0, "amount": amount})
+        for amount in amounts
+    ]
+    specs = [JobSpec(uid=f"f{n}", name="f", session="s", when=data, hold=True) for n, data in enumerate(when)]
+    quickly(lambda: machine.handle(Submit(specs=tuple(specs)), 1.0))
+    quickly(lambda: [machine.handle(Submit(specs=jobs(f"x{n}y", 1, hold=True)), 1.0) for n in range(500)])
+    machine.handle(Submit(specs=jobs("run", 1, resources={"cpu": 0.5})), 1.0)
+    machine.dispatch(Room(idle=1), 1.0)
+    fired = [bool(machine.records[spec.uid].life.fired) for spec in specs]
+    assert fired == [amount <= 3.5 for amount in amounts]
+    machine.handle(Cancel(uids=("run0",)), 2.0)
+    machine.handle(Ended(uid="run0", epoch=1, outcome=Completed()), 2.0)
+    assert all(machine.records[spec.uid].life.fired for spec in specs)
