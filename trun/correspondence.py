@@ -221,7 +221,10 @@ class Correspondence:
         """
         origin = self._origin_of(spec, service)
         if origin is None:
-            raise ServiceUnavailable(f"nobody has said where the service {service} is; `trun service add` there.")
+            raise ServiceUnavailable(
+                f"this service was not told where the service {service} is: give auth=trun.credentials(...), or open "
+                "it with trun.remote_service() before fetch_url(); or its operator writes it down: `trun service add`."
+            )
         owner = spec.owner if spec is not None else ""
         if token:
             origin = msgspec.structs.replace(origin, token=token)

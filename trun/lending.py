@@ -62,6 +62,7 @@ def credentials(
     if life_s < 1:
         raise BadOption(f"expires must be at least 1 s, not {expires!r}.")
     res = scope_of(scope)
+    _check_lender(scope, lender)
     ends = time.time() + life_s
 
     def bind(key: str, renew: tuple[Service, str] | None) -> str:
@@ -161,6 +162,15 @@ def scope_of(scope: Any) -> tuple[str, ...]:
     if isinstance(scope, Sequence) and not isinstance(scope, (str, Deferred)):
         return resources([_resource(one) for one in scope])
     return (_resource(scope),)
+
+
+def _check_lender(scope: Any, lender: Service) -> None:
+    """Refuse to lend a job of another service, of which the lender knows nothing."""
+    for one in scope if isinstance(scope, list | tuple) else [scope]:
+        owner = one._owner().service if isinstance(one, Deferred) else lender
+        theirs, ours = getattr(owner, "welcome", None), lender.welcome
+        if owner is not lender and theirs is not None and ours is not None and theirs.service_key != ours.service_key:
+            raise BadOption(f"{one!r} is a job of {owner.name}, which alone can lend it, and not {lender.name}.")
 
 
 def _resource(one: Any) -> str:

@@ -15,6 +15,7 @@ from trun.adapters.fetching import File
 from trun.adapters.keys import KeyPair, user_keys
 from trun.adapters.known import Known, remember
 from trun.errors import BadOption, UnknownName, UsageError
+from trun.handles import Job
 from trun.lending import Credentials, credentials, scope_of
 from trun.messages import Answer, Ask, Welcome
 from trun.minting import lend
@@ -124,6 +125,17 @@ def test_a_scope_is_a_job_a_published_file_or_a_list(tmp_path: Path) -> None:
 def test_another_scope_is_refused(scope: Any) -> None:
     with pytest.raises(BadOption):
         scope_of(scope)
+
+
+def test_a_job_is_lent_by_its_own_service_alone() -> None:
+    facility, wire = service("facility", A_KEY.public)
+    cluster, _ = service("cluster", B_KEY.public)
+    job = Job(service=facility, uid="4f", name="reduce")
+    for scope in (job, job.output, [job]):
+        credentials(facility, for_=cluster, scope=scope)
+        with pytest.raises(BadOption, match="a job of facility"):
+            credentials(cluster, for_=facility, scope=scope)
+    assert len(wire.asked) == 3
 
 
 def test_a_file_of_this_machine_cannot_be_lent(tmp_path: Path) -> None:

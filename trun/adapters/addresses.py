@@ -74,6 +74,8 @@ def place(url: str) -> Place:
         if len(pieces) > 1 and pieces[0] == "export":
             check_parts(pieces[1:], url)
             return Place(service=parts.netloc, uid="", parts=pieces[1:])
+    if parts.scheme == "trun" and parts.fragment:
+        raise BadOption(f"{url!r}: leave out #{parts.fragment}; files of services always come with a digest.")
     raise BadOption(
         f"{url!r} is no address of a file of a service: trun://SERVICE/jobs/ID/files/NAME or trun://SERVICE/export/PATH."
     )

@@ -154,6 +154,8 @@ def _has_backend(project: Path) -> bool:
         have = versions.installed(need.distribution) if need is not None else ""
         if need is None or not have or not versions.meets(have, need.wanted):
             return False
+        if need.distribution == "setuptools" and not (versions.meets(have, ">=70.1") or versions.installed("wheel")):
+            return False  # such a one makes no wheels by itself
     return True
 
 

@@ -349,8 +349,8 @@ def _move(entry: Entry) -> dict[str, Any] | None:
 
 
 def error_line(error: ErrorInfo) -> str:
-    """Return an error as one line: name of its type and message."""
-    return f"{error.type.rpartition('.')[2]}: {error.message}"
+    """Return an error as one line: name of its type, and message where it has one."""
+    return f"{error.type.rpartition('.')[2]}: {error.message}".removesuffix(": ")
 
 
 def outcome(engine: Engine, arguments: dict[str, Any]) -> Any:
