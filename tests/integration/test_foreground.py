@@ -133,5 +133,5 @@ def test_the_batch_script_starts_a_service_and_ends_it_with_its_allocation(begin
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     kept = Path(os.environ["TRUN_CONFIG_DIR"]) / "batch-fans"
-    for what in ("keys/curve", "authorized_users"):  # the next allocation shows the same key, and lets the same people in
+    for what in ("keys/curve", "authorized_users"):  # the next allocation has the same key and the same people
         assert (kept / what).read_bytes() == (tmp_path / "trun-17" / what).read_bytes()
