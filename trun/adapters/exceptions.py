@@ -7,9 +7,11 @@ would end the reader's own process (``SystemExit``, ``KeyboardInterrupt``) are a
 
 from __future__ import annotations
 
+import builtins
+import contextlib
 import traceback
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import trun.errors
 from trun.errors import JobFailed, RemoteTraceback, TrunError, UnknownName
@@ -73,7 +75,10 @@ def with_cause(error: BaseException, info: ErrorInfo) -> BaseException:
 
 
 def stand_in(info: ErrorInfo) -> BaseException:
-    """Return an exception for one that cannot be had itself: ours of that name, else a ``JobFailed`` named like it."""
+    """Return an exception for one that cannot be had itself: ours of that name, else a ``JobFailed`` named like it.
+
+    One that is named like an exception of Python's own is also one of those, so that ``except ValueError`` catches it.
+    """
     module, _, name = info.type.rpartition(".")
     facts: dict[str, Any] = {"exitcode": info.exitcode, "signal": info.signal, "original_type": info.type}
     own = getattr(trun.errors, name, None) if module == "trun.errors" else None
@@ -81,6 +86,13 @@ def stand_in(info: ErrorInfo) -> BaseException:
         if issubclass(own, UnknownName):
             facts["suggestions"] = info.suggestions
         return own(info.message, **facts)
-    made = type(name or "JobFailed", (JobFailed,), {"__module__": module or "builtins", "__doc__": JobFailed.__doc__})
-    error: BaseException = made(info.message, **facts)
-    return error
+    told = {"__module__": module or "builtins", "__doc__": JobFailed.__doc__, "__str__": Exception.__str__}
+    alike = getattr(builtins, name, None) if module in ("", "builtins") else None
+    if isinstance(alike, type) and issubclass(alike, Exception) and alike not in _STEERING:
+        with contextlib.suppress(TypeError):  # one that wants arguments of its own, such as UnicodeDecodeError
+            return cast(BaseException, type(name, (JobFailed, alike), told)(info.message, **facts))
+    return cast(BaseException, type(name or "JobFailed", (JobFailed,), told)(info.message, **facts))
+
+
+#: What Python's own loops take for a sign.
+_STEERING = (StopIteration, StopAsyncIteration)
