@@ -46,6 +46,8 @@ LOG_CHARS = 1_000_000
 #: Newest jobs among which the name nearest to an unknown one is looked for: each costs some microseconds.
 NEAREST = 1_000
 
+#: Jobs of one name whose facts are given.
+MEANT = 1_000
 #: Letters of a pattern for names; and letters of names, times those of the pattern behind its first ``*``, for a list.
 PATTERN, LETTERS = 200, 150_000_000
 
@@ -72,12 +74,12 @@ def find(engine: Engine, wanted: str) -> JobRecord:
 
 
 def which(engine: Engine, arguments: dict[str, Any]) -> Any:
-    """Return the facts of every job that ``job`` may mean, and the ids nearest to it where there is none."""
+    """Return the facts of the jobs that ``job`` may mean, the newest of many; the nearest ids where there is none."""
     wanted = str(arguments["job"])
     try:
         found = [find(engine, wanted)]
     except UnknownName as error:
-        found = [record for record in engine.machine.records.values() if record.spec.name == wanted]
+        found = [record for record in engine.machine.records.values() if record.spec.name == wanted][-MEANT:]
         near = [] if found else list(error.suggestions)
     else:
         near = []

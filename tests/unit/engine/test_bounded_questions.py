@@ -9,6 +9,7 @@ import pytest
 
 from tests.attackers import DISTURBED_S
 from tests.unit.engine.gates import HERE, ME, House, errors, job
+from trun.engine import views
 from trun.messages import Ask, Submit
 
 
@@ -43,3 +44,11 @@ def test_a_pattern_that_cannot_be_looked_for_is_named(asked: House) -> None:
     assert "at most 200 letters" in errors(asked.say(HERE, Ask(token="t", verb="ps", arguments={"name": "a" * 201})))
     (answer,) = asked.say(HERE, Ask(token="t", verb="ps", arguments={"name": "*a7", "state": " held, new"}))
     assert [row["uid"] for row in answer.data["jobs"]] == ["j7"]
+
+
+def test_of_many_jobs_with_one_name_the_newest_are_named(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "MEANT", 3)
+    house.let_in(HERE, ME, "read", "submit")
+    house.say(HERE, Submit(specs=tuple(job(f"j{n}", name="fit", hold=True) for n in range(9))))
+    (answer,) = house.say(HERE, Ask(token="t", verb="which", arguments={"job": "fit"}))
+    assert [row["uid"] for row in answer.data["jobs"]] == ["j6", "j7", "j8"]
