@@ -226,16 +226,25 @@ def _range(leaf: Leaf) -> int:
 def _combine(node: Condition, masks: Sequence[int]) -> int:
     """Return what a gate may be worth, its children taken as independent: never too little."""
     if isinstance(node, Gate):
-        return _threshold(node.need, masks)
+        return _threshold_of_few(node.need, *masks) if len(masks) < 4 else _threshold(node.need, masks)
     if isinstance(node, Held):
         return masks[0] | (_W if masks[0] & _READY else 0)
-    if isinstance(node, Unary):
-        found = 0
-        for value in Value:
-            if masks[0] >> value & 1:
-                found |= 1 << node.table[value]
-        return found
-    return _ALL
+    return _turned(tuple(node.table), masks[0]) if isinstance(node, Unary) else _ALL
+
+
+@functools.cache  # of at most five tables, and 31 sets
+def _turned(table: tuple[Value, ...], mask: int) -> int:
+    """Return what comes of a set of values by a table."""
+    found = 0
+    for value in Value:
+        if mask >> value & 1:
+            found |= 1 << table[value]
+    return found
+
+
+@functools.lru_cache(maxsize=10_000)
+def _threshold_of_few(need: int, *masks: int) -> int:
+    return _threshold(need, masks)
 
 
 def _threshold(need: int, masks: Sequence[int]) -> int:
