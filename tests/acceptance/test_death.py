@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -187,7 +188,8 @@ def test_nothing_accepted_is_lost_by_twenty_kills_under_load(tmp_path: Path) -> 
                 continue
             if job.exception(60.0) is None:
                 assert job.result() == expected
-        service.close()
+        with contextlib.suppress(ServiceUnavailable):  # where all jobs had ended, this is the first to hear of the kill
+            service.close()
 
     with trun.local(state=folder, workers=2) as service:
         results = {name: service.job(name) for name in accepted}
