@@ -181,7 +181,8 @@ class Driver:
             for peer, requests in reversed(late):  # one alone may have been as much work as a thousand
                 wire.put_back(peer, requests)  # type: ignore[union-attr]
             room -= count
-            if count < SLICE or room <= 0 or time.monotonic() > end:
+            # Of others' requests a few may be as much as a slice, by their size; of our own few are all.
+            if (wire is None and count < SLICE) or room <= 0 or time.monotonic() > end:
                 break
             batches = endpoint.receive()
 
