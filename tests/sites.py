@@ -11,6 +11,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,15 @@ import pytest
 
 #: Seconds after which something that should have happened has failed to.
 PATIENCE_S = 60.0
+
+
+def until(holds: Callable[[], object]) -> None:
+    """Wait until something holds."""
+    tick = threading.Event()
+    end = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < end, "it never came to hold"
+        tick.wait(0.02)
 
 
 def command(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:

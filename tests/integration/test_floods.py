@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
 import psutil
@@ -15,7 +15,7 @@ import pytest
 import zmq
 
 from tests.attackers import DISTURBED_S, Come, Raw, attacked, comers
-from tests.sites import PATIENCE_S, Site
+from tests.sites import PATIENCE_S, Site, until
 from trun.adapters.keys import KeyPair, new_seed
 from trun.core.codec import encode_batch
 from trun.messages import Answer, AnyRequest, Ask, Credit, Entries, Hello, JobSpec, Listen, Submit
@@ -44,13 +44,6 @@ def bystander(come: Come) -> Raw:
 def audit(site: Site, word: str, pair: KeyPair) -> list[str]:
     lines = site.log().splitlines()
     return [line for line in lines if f"trun.audit {word}" in line and pair.public in line]
-
-
-def until(wanted: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not wanted():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @contextmanager

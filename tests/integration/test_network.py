@@ -18,7 +18,7 @@ import pytest
 import trun
 import trun.messages
 from tests.proxies import Relay
-from tests.sites import PATIENCE_S, Site, command, daemons
+from tests.sites import PATIENCE_S, Site, command, daemons, until
 from trun.adapters.keys import KeyPair, new_seed
 from trun.adapters.probe import probe
 from trun.errors import ServiceKeyChanged
@@ -103,15 +103,6 @@ def test_a_service_that_comes_back_with_another_key_is_a_hard_stop(start: Start,
 
 
 # -- silence ----------------------------------------------------------------------------------------------------------
-
-
-def until(holds: Callable[[], object]) -> None:
-    """Wait until something holds."""
-    tick = threading.Event()
-    end = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < end, "it never came to hold"
-        tick.wait(0.02)
 
 
 def known(site: Site, address: str) -> trun.Service:

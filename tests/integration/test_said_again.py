@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +14,7 @@ import pytest
 
 import trun
 from tests.proxies import Relay
-from tests.sites import PATIENCE_S, Site, daemons
+from tests.sites import PATIENCE_S, Site, daemons, until
 
 
 @pytest.fixture
@@ -38,15 +36,6 @@ def aside() -> Iterator[Callable[..., Future[Any]]]:
     """Call something that waits."""
     with ThreadPoolExecutor(2) as threads:
         yield threads.submit
-
-
-def until(holds: Callable[[], object]) -> None:
-    """Wait until something holds."""
-    tick = threading.Event()
-    end = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < end, "it never came to hold"
-        tick.wait(0.02)
 
 
 class Pair:

@@ -7,8 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +14,7 @@ import numpy as np
 import pytest
 
 import trun
-from tests.sites import PATIENCE_S, Site, daemons
+from tests.sites import PATIENCE_S, Site, daemons, until
 from tests.sshd import Sshd, make_key, missing
 from trun.errors import ServiceKeyChanged
 
@@ -59,15 +57,6 @@ def away(monkeypatch: pytest.MonkeyPatch, trun_folders: Path) -> Callable[[], co
 
 
 Away = Callable[[], contextlib.AbstractContextManager[None]]
-
-
-def until(holds: Callable[[], object]) -> None:
-    """Wait until something holds."""
-    tick = threading.Event()
-    end = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < end, "it never came to hold"
-        tick.wait(0.02)
 
 
 def double(x: int) -> int:

@@ -76,3 +76,12 @@ def test_a_step_with_time_takes_all(made: Driver, wire: Wire) -> None:
 def test_a_step_is_counted_for_whose_requests_it_carried_out(house: House, made: Driver, wire: Wire) -> None:
     made._step(made._requests([(OWNER, asks("1", "2"))]))
     assert wire.spent[OWNER] > 0
+
+
+def test_a_step_takes_in_many_requests_of_others_that_come_one_by_one_for_their_size(
+    house: House, made: Driver, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slices = [[(EVE, asks("2"))], [(ANN, asks("x"))], []]
+    monkeypatch.setattr(house.endpoint, "receive", lambda: slices.pop(0))
+    assert said(made._requests([(EVE, asks("1"))])) == [(EVE, "1"), (EVE, "2"), (ANN, "x")]
+    assert slices == []
